@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the scripts share: messages, the cache, locks, and how a step is run.
+# Sourced, not run. Sets `top` (the checkout), `cache` and `root` (the build root).
+
+set -euo pipefail
+
+say() { printf '%s\n' "${0##*/}: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/ipvs-reuse
+
+# key FILE...: what names a thing that was made from these files.
+key() { cat -- "$@" | sha256sum | cut -c1-12; }
+
+# The scripts that make the root, and so its key: a change to either makes a new one.
+root_inputs=("$top/scripts/buildroot.packages" "$top/scripts/buildroot.sh")
+# shellcheck disable=SC2034 # for who sources this
+root=$cache/root-$(key "${root_inputs[@]}")
+
+# lock NAME: one process at a time past this point, until this one ends.
+# The descriptor is not passed on: a child that outlives the script holds nothing.
+lock() {
+	mkdir -p "$cache" || die "cannot write to $cache: set XDG_CACHE_HOME to a directory that can be written"
+	exec {lock_fd}>"$cache/$1.lock"
+	flock --nonblock "$lock_fd" && return
+	say "another make works on this ($1); waiting for it to finish"
+	flock "$lock_fd"
+}
+
+# need_space GIGABYTES: stop before a step that would fill the disk.
+need_space() {
+	local free
+	free=$(df --output=avail -B1G "$cache" | tail -n 1)
+	((free >= $1)) || die "$cache has $free GB free and this step needs $1: free some, or set XDG_CACHE_HOME to a larger disk"
+}
+
+# step LOG WHAT COMMAND...: runs a long step with its output in LOG, or to the terminal with V=1.
+step() {
+	local log=$1 what=$2 start=$SECONDS
+	shift 2
+	say "$what"
+	mkdir -p "$(dirname "$log")"
+	if [ -n "${V:-}" ]; then
+		"$@" 2>&1 | tee "$log" >&2 || die "failed: $what (log: $log)"
+	elif ! "$@" >"$log" 2>&1; then
+		tail -n 15 "$log" >&2
+		die "failed: $what (log: $log)"
+	fi
+	say "done in $((SECONDS - start)) s"
+}

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: enter.sh COMMAND...
+#
+# Runs COMMAND in the build root, in the checkout (there: /src), with the cache at /cache.
+# Takes from this machine the network (resolver, certificates, proxies) and nothing else.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+[ -e "$root/.complete" ] || die "there is no build root yet: run 'make root'"
+
+if [ "${1:-}" != --inside ]; then
+	exec "$top/scripts/in-namespace.sh" "$0" --inside "$@"
+fi
+shift
+
+mkdir -p "$root/src" "$root/cache" "$cache"
+mount --make-rprivate /
+for dir in dev proc sys; do
+	mount --rbind "/$dir" "$root/$dir"
+done
+mount -t tmpfs tmpfs "$root/tmp"
+mount -t tmpfs tmpfs "$root/run"
+mount --bind "$top" "$root/src"
+mount --bind "$cache" "$root/cache"
+for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
+	if [ -e "$file" ]; then
+		[ -e "$root$file" ] || touch "$root$file"
+		mount --bind "$(realpath "$file")" "$root$file"
+	fi
+done
+
+keep=()
+for name in TERM CI V http_proxy https_proxy no_proxy; do
+	[ -n "${!name:-}" ] && keep+=("$name=${!name}")
+done
+exec chroot "$root" /usr/bin/env -i -C /src "${keep[@]}" \
+	HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+	CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target "$@"

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: vm.sh RELEASE COMMAND...
+#
+# Boots Linux RELEASE (made by rust-kernel-dir.sh) in QEMU on a copy-on-write view of the
+# build root, runs COMMAND there as root in /src, and ends with its status. Variables named
+# in VM_ENV are handed on. Nothing that it writes is kept but what it prints.
+#
+# A hang, a panic, or a warning in the kernel's log is a failure, whatever COMMAND said.
+# VM_TIMEOUT: seconds until a machine counts as hung (900).
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+if [ "${1:-}" != --inside ]; then
+	mkdir -p "$cache/log"
+	vars=()
+	for name in VM_ENV VM_TIMEOUT ${VM_ENV:-}; do
+		vars+=("$name=${!name:-}")
+	done
+	exec "$top/scripts/enter.sh" env HOST_CACHE="$cache" "${vars[@]}" scripts/vm.sh --inside "$@"
+fi
+shift
+
+release=$1
+shift
+kernel=/boot/vmlinuz-$release
+log=/cache/log/vm-$$.log
+shown=$HOST_CACHE${log#/cache}
+ln -sf "${log##*/}" /cache/log/vm.log
+
+# Whether a guest really runs under KVM: a kernel without a root file system panics and
+# reboots within seconds. The device's presence says nothing. Asked once per boot of the host.
+kvm_works() {
+	local answer
+	answer=/cache/kvm-$(cat /proc/sys/kernel/random/boot_id)
+	if [ ! -e "$answer" ]; then
+		if [ -w /dev/kvm ] && timeout 15 qemu-system-x86_64 -accel kvm -cpu host -m 512 \
+			-no-reboot -display none -monitor none -serial none \
+			-kernel "$kernel" -append panic=-1 </dev/null >/dev/null 2>&1; then
+			echo yes >"$answer"
+		else
+			echo no >"$answer"
+		fi
+	fi
+	[ "$(cat "$answer")" = yes ]
+}
+
+accel=()
+export VM_ACCEL=KVM
+kvm_works || { accel=(--disable-kvm) VM_ACCEL="software emulation"; }
+
+command="cd /src;"
+for name in VM_ACCEL ${VM_ENV:-}; do
+	command+=" export $name=$(printf %q "${!name}");"
+done
+command+=" $(printf '%q ' "$@")"
+# The guest sees the root itself, not what is mounted on /tmp and /run of this namespace.
+script=/cache/log/vm-$$.sh
+printf '%s\n' "$command" >"$script"
+trap 'rm -f "$script"' EXIT
+
+# Through pipes, both: the machine and its command would overwrite each other in a file.
+status=0
+timeout --foreground --kill-after=10 "${VM_TIMEOUT:-900}" \
+	vng --run "$kernel" "${accel[@]}" --verbose --cpus 2 --memory 2G --user root \
+	--append "panic=-1 oops=panic" \
+	--exec "bash $script" \
+	</dev/null 2> >(cat >"$log") | cat || status=$?
+
+bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|memory leak|unregister_netdevice: waiting'
+if ((status == 124 || status == 137)); then
+	tail -n 25 "$log" >&2
+	die "the machine did not end within ${VM_TIMEOUT:-900} s (log: $shown)"
+elif grep -qE "$bad" "$log"; then
+	grep -nE -m 1 -A 25 "$bad" "$log" >&2
+	die "the kernel complained (log: $shown)"
+elif ! grep -q 'Linux version' "$log"; then
+	tail -n 25 "$log" >&2
+	die "the machine did not boot (log: $shown)"
+fi
+exit "$status"
