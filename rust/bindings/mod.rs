@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bindings to IPVS, netfilter hooks and conntrack, beside those of the kernel crate.
+//!
+//! `bindgen` makes them from `bindings_helper.h` with the kernel's own flags (see `Kbuild`).
+//! Only the abstractions in `ipvs`, `netfilter` and `net` use them.
+
+#![allow(
+    clippy::all,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
+)]
+
+/// The types that both know are the kernel crate's.
+pub use kernel::bindings::*;
+use kernel::ffi;
+
+include!(concat!(
+    env!("IP_VS_REUSE_BINDINGS"),
+    "/bindings_generated.rs"
+));

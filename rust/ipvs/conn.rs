@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What IPVS remembers of a flow.
+
+use super::Destination;
+use crate::bindings;
+use crate::policy::Phase;
+use core::ptr::NonNull;
+use kernel::str::{CStr, CStrExt as _};
+
+/// A connection entry (`struct ip_vs_conn`). Holds a reference.
+///
+/// # Invariants
+///
+/// The pointer is to a valid entry, to which this object owns a reference. IPVS lets go of an
+/// entry's real server and of its controlling entry only when it has the last reference.
+pub struct Conn(NonNull<bindings::ip_vs_conn>);
+
+impl Conn {
+    /// Wraps an entry.
+    ///
+    /// # Safety
+    ///
+    /// `cp` is valid, and the caller hands over a reference.
+    #[inline]
+    pub(super) unsafe fn from_raw(cp: NonNull<bindings::ip_vs_conn>) -> Self {
+        // INVARIANT: By the contract.
+        Self(cp)
+    }
+
+    #[inline]
+    fn as_ptr(&self) -> *mut bindings::ip_vs_conn {
+        self.0.as_ptr()
+    }
+
+    /// How far the flow has come.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        // SAFETY: Valid by the type's invariants; `state` changes under us, so read it once.
+        let (protocol, state) = unsafe {
+            let cp = self.as_ptr();
+            ((*cp).protocol, (&raw const (*cp).state).read_volatile())
+        };
+
+        match (protocol.into(), state.into()) {
+            (
+                bindings::IPPROTO_TCP,
+                bindings::IP_VS_TCP_S_TIME_WAIT | bindings::IP_VS_TCP_S_CLOSE,
+            ) => Phase::Closed,
+            (bindings::IPPROTO_TCP, bindings::IP_VS_TCP_S_FIN_WAIT) => Phase::HalfClosed,
+            (bindings::IPPROTO_SCTP, bindings::ip_vs_sctp_states_IP_VS_SCTP_S_CLOSED) => {
+                Phase::Closed
+            }
+            _ => Phase::Open,
+        }
+    }
+
+    /// Whether the director sees the client's packets only (`IP_VS_CONN_F_NOOUTPUT`).
+    #[inline]
+    pub fn is_one_way(&self) -> bool {
+        // SAFETY: Valid by the type's invariants.
+        let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
+        flags & bindings::IP_VS_CONN_F_NOOUTPUT != 0
+    }
+
+    /// Whether the entry depends on another (`control`).
+    #[inline]
+    pub fn is_controlled(&self) -> bool {
+        // SAFETY: Valid by the type's invariants.
+        !unsafe { (&raw const (*self.as_ptr()).control).read_volatile() }.is_null()
+    }
+
+    /// Whether other entries depend on this one (`n_control`).
+    #[inline]
+    pub fn is_controlling(&self) -> bool {
+        // SAFETY: Valid by the type's invariants.
+        unsafe { (&raw const (*self.as_ptr()).n_control.counter).read_volatile() != 0 }
+    }
+
+    /// The real server, if IPVS knows one.
+    #[inline]
+    pub fn destination(&self) -> Option<&Destination> {
+        // SAFETY: Valid by the type's invariants: while we hold the entry, it holds its server.
+        unsafe {
+            let dest = (&raw const (*self.as_ptr()).dest).read_volatile();
+            Some(Destination::from_raw(NonNull::new(dest)?))
+        }
+    }
+
+    /// The tracepoint `ip_vs_reuse_evict`.
+    #[inline]
+    pub fn trace_evict(&self, reason: &'static CStr) {
+        // SAFETY: Valid by the type's invariants; the string is terminated.
+        unsafe { bindings::ip_vs_reuse_trace_evict(self.as_ptr(), reason.as_char_ptr()) };
+    }
+
+    /// The tracepoint `ip_vs_reuse_leave`.
+    #[inline]
+    pub fn trace_leave(&self, reason: &'static CStr) {
+        // SAFETY: As above.
+        unsafe { bindings::ip_vs_reuse_trace_leave(self.as_ptr(), reason.as_char_ptr()) };
+    }
+}
+
+impl Drop for Conn {
+    #[inline]
+    fn drop(&mut self) {
+        // `ip_vs_conn_put()` would start the entry's timer again: only IPVS itself may.
+        // SAFETY: The reference is ours by the type's invariants.
+        unsafe { bindings::ip_vs_reuse___ip_vs_conn_put(self.as_ptr()) };
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network namespaces, and what a module keeps in each of them.
+//!
+//! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
+
+use crate::bindings;
+use crate::netfilter::{Handler, Hooks};
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::{
+    error::{from_result, to_result},
+    ffi::{c_int, c_void},
+    prelude::*,
+    seq_file::SeqFile,
+    types::Opaque,
+};
+
+/// A network namespace (`struct net`).
+///
+/// # Invariants
+///
+/// The namespace is alive: it is being set up, in use, or being torn down.
+#[repr(transparent)]
+pub struct Namespace(Opaque<bindings::net>);
+
+impl Namespace {
+    /// Wraps a namespace.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`, `ptr` satisfies the invariants of [`Namespace`].
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::net) -> &'a Self {
+        // SAFETY: By the contract; `Namespace` is a transparent wrapper.
+        unsafe { &*ptr.cast() }
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut bindings::net {
+        self.0.get()
+    }
+}
+
+/// The number under which a [`PerNamespace`] type is found in each namespace. One static each.
+pub struct Id(AtomicU32);
+
+impl Id {
+    /// Not yet registered.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Where the core puts the number (`struct pernet_operations`). It is written once, before
+    /// the first callback, and only read from then on.
+    fn as_ptr(&self) -> *mut u32 {
+        self.0.as_ptr()
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a module keeps in every namespace: state that handles packets and shows itself in
+/// `/proc/net`.
+pub trait PerNamespace: Handler + Send {
+    /// The file in `/proc/net`, readable by all.
+    const PROC_NAME: &'static CStr;
+
+    /// The type's static [`Id`].
+    fn id() -> &'static Id;
+
+    /// Makes the state of a namespace. May sleep. An error keeps the namespace, or the module
+    /// if it is just being loaded, from coming up.
+    fn new(namespace: &Namespace) -> Result<Self>
+    where
+        Self: Sized;
+
+    /// Writes the file in `/proc/net`. May sleep.
+    fn show(&self, file: &SeqFile);
+}
+
+/// What lies in a namespace for a `T`, in memory that the core allocates zeroed and frees.
+struct Slot<T: PerNamespace> {
+    state: T,
+    hooks: ManuallyDrop<Hooks<T>>,
+}
+
+/// A [`PerNamespace`] type that is in place in every namespace, those to come included, until
+/// this is dropped.
+#[pin_data(PinnedDrop)]
+pub struct Registration<T: PerNamespace> {
+    #[pin]
+    ops: Opaque<bindings::pernet_operations>,
+    _state: PhantomData<T>,
+}
+
+// SAFETY: Nothing of a registration can be reached but its end.
+unsafe impl<T: PerNamespace> Send for Registration<T> {}
+// SAFETY: As above.
+unsafe impl<T: PerNamespace> Sync for Registration<T> {}
+
+impl<T: PerNamespace> Registration<T> {
+    /// Puts a `T` into every namespace. May sleep. Errors: those of [`PerNamespace::new`],
+    /// `ENOMEM`, and what netfilter says to the hooks.
+    pub fn new() -> impl PinInit<Self, Error> {
+        const {
+            // What the core allocates is aligned for pointers and no more.
+            assert!(align_of::<Slot<T>>() <= align_of::<*const ()>());
+        }
+        try_pin_init!(Self {
+            ops <- Opaque::try_ffi_init(|ops: *mut bindings::pernet_operations| {
+                let callbacks = bindings::pernet_operations {
+                    init: Some(Self::init_callback),
+                    pre_exit: Some(Self::pre_exit_callback),
+                    exit: Some(Self::exit_callback),
+                    id: T::id().as_ptr(),
+                    size: size_of::<Slot<T>>(),
+                    ..Default::default()
+                };
+                // SAFETY: `ops` is memory for the operations, pinned, and stays until the
+                // unregistration in `drop`.
+                unsafe {
+                    ops.write(callbacks);
+                    to_result(bindings::register_pernet_subsys(ops))
+                }
+            }),
+            _state: PhantomData,
+        })
+    }
+
+    /// Where the state of a namespace lies.
+    ///
+    /// # Safety
+    ///
+    /// The type is registered, and the namespace is between the core's call of
+    /// `init_callback` and the end of its call of `exit_callback`.
+    unsafe fn slot(net: *mut bindings::net) -> *mut Slot<T> {
+        // SAFETY: By the contract the id is valid in this namespace.
+        unsafe { bindings::ip_vs_reuse_net_generic(net, T::id().get()).cast() }
+    }
+
+    extern "C" fn init_callback(net: *mut bindings::net) -> c_int {
+        from_result(|| {
+            // SAFETY: The core passes a namespace that is being set up, or one in use.
+            let namespace = unsafe { Namespace::from_raw(net) };
+            // SAFETY: We are in `init_callback`.
+            let slot = unsafe { Self::slot(net) };
+            let state = T::new(namespace)?;
+
+            // SAFETY: The core allocated the slot for this, and nobody looks there yet.
+            let state = unsafe {
+                let place = &raw mut (*slot).state;
+                place.write(state);
+                place
+            };
+
+            // SAFETY: `proc_net` is the namespace's directory. The file is taken away, readers
+            // and all, in `pre_exit_callback` or right below, while the state is still there.
+            let file = unsafe {
+                bindings::proc_create_net_single(
+                    T::PROC_NAME.as_char_ptr(),
+                    0o444,
+                    (*net).proc_net,
+                    Some(Self::show_callback),
+                    ptr::null_mut(),
+                )
+            };
+            let hooks = if file.is_null() {
+                Err(ENOMEM)
+            } else {
+                // SAFETY: The state stays until `exit_callback`, and between the end of the hooks
+                // in `pre_exit_callback` and that call the core waits for a grace period.
+                unsafe { Hooks::register(namespace, state) }
+            };
+
+            match hooks {
+                Ok(hooks) => {
+                    // SAFETY: As for the state. Packets see the state only, never this.
+                    unsafe { (&raw mut (*slot).hooks).write(ManuallyDrop::new(hooks)) };
+                    Ok(0)
+                }
+                Err(err) => {
+                    // The core frees the slot and calls nothing more.
+                    // SAFETY: A failed registration leaves no handler running, and with the file
+                    // gone nobody has the state.
+                    unsafe {
+                        if !file.is_null() {
+                            Self::remove_file(net);
+                        }
+                        state.drop_in_place();
+                    }
+                    Err(err)
+                }
+            }
+        })
+    }
+
+    extern "C" fn pre_exit_callback(net: *mut bindings::net) {
+        // SAFETY: The core calls this once after a successful `init_callback`, which filled the
+        // slot, and nobody else looks at `hooks`.
+        unsafe {
+            ManuallyDrop::drop(&mut (*Self::slot(net)).hooks);
+            Self::remove_file(net);
+        }
+    }
+
+    extern "C" fn exit_callback(net: *mut bindings::net) {
+        // SAFETY: The core calls this once, after `pre_exit_callback` and a grace period: no
+        // packet and no reader of the file has the state any more.
+        unsafe { (&raw mut (*Self::slot(net)).state).drop_in_place() };
+    }
+
+    /// # Safety
+    ///
+    /// The namespace has our file.
+    unsafe fn remove_file(net: *mut bindings::net) {
+        // SAFETY: By the contract. `proc_net` goes away after our callbacks: its owner registered
+        // before us.
+        unsafe { bindings::remove_proc_entry(T::PROC_NAME.as_char_ptr(), (*net).proc_net) };
+    }
+
+    extern "C" fn show_callback(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+        // SAFETY: The file is one of `proc_create_net_single()`, whose open keeps the namespace.
+        // While the file is there, so is the state.
+        let (file, state) = unsafe {
+            let net = bindings::ip_vs_reuse_seq_file_single_net(seq);
+            (SeqFile::from_raw(seq), &(*Self::slot(net)).state)
+        };
+        state.show(file);
+        0
+    }
+}
+
+#[pinned_drop]
+impl<T: PerNamespace> PinnedDrop for Registration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: It was registered by `new`, or this object would not be.
+        unsafe { bindings::unregister_pernet_subsys(self.ops.get()) };
+    }
+}

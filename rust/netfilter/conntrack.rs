@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connection tracking.
+//!
+//! C header: [`include/net/netfilter/nf_conntrack.h`](srctree/include/net/netfilter/nf_conntrack.h)
+
+use super::HookState;
+use crate::bindings;
+use crate::net::Packet;
+use core::mem::MaybeUninit;
+use core::ptr::{self, NonNull};
+use kernel::types::Opaque;
+
+/// What conntrack has attached to a packet so far.
+pub enum Attached<'a> {
+    /// Nothing: conntrack has not seen it.
+    Nothing,
+    /// A template that a rule of the raw table made: it says the zone.
+    Template(&'a Template),
+    /// A rule said `notrack`.
+    Untracked,
+    /// A conntrack: the packet comes by a second time (loopback, VRF).
+    Conntrack,
+}
+
+/// A template for the conntrack of a packet.
+///
+/// # Invariants
+///
+/// It is attached to a packet, which holds a reference.
+#[repr(transparent)]
+pub struct Template(Opaque<bindings::nf_conn>);
+
+/// Tells what is attached to a packet.
+#[inline]
+pub fn attached(packet: &Packet) -> Attached<'_> {
+    let mut info = 0;
+    // SAFETY: The packet is valid by its invariants, `info` is a local.
+    let ct = unsafe { bindings::ip_vs_reuse_nf_ct_get(packet.as_ptr(), &mut info) };
+
+    if info == bindings::ip_conntrack_info_IP_CT_UNTRACKED {
+        Attached::Untracked
+    } else if ct.is_null() {
+        Attached::Nothing
+    // SAFETY: The packet holds a reference to what is attached to it.
+    } else if unsafe { bindings::ip_vs_reuse_nf_ct_is_template(ct) } {
+        // SAFETY: As above: valid as long as the packet is borrowed.
+        Attached::Template(unsafe { &*ct.cast::<Template>() })
+    } else {
+        Attached::Conntrack
+    }
+}
+
+/// Whether a packet goes the way of the first packet of its conntrack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// As the first packet.
+    Original,
+    /// Against it.
+    Reply,
+}
+
+/// A conntrack in the table, and the direction in which a packet matched it. Holds a reference.
+///
+/// # Invariants
+///
+/// The pointer is to a confirmed conntrack, to which this object owns a reference.
+pub struct Conntrack {
+    ct: NonNull<bindings::nf_conn>,
+    direction: Direction,
+}
+
+impl Conntrack {
+    /// Finds the conntrack that the packet would be given if conntrack looked now: by its own
+    /// addresses, in the zone of its template or else the default one. RCU read side.
+    pub fn find(state: &HookState, packet: &Packet, template: Option<&Template>) -> Option<Self> {
+        let skb = packet.as_ptr();
+        let template = template.map_or(ptr::null(), |t| t.0.get().cast_const());
+        let mut tuple = MaybeUninit::<bindings::nf_conntrack_tuple>::zeroed();
+        let mut zone = MaybeUninit::<bindings::nf_conntrack_zone>::zeroed();
+
+        // SAFETY: Packet, state and template are valid by their invariants, the others are
+        // locals; the network header is where the packet's data starts.
+        let hash = unsafe {
+            let net = (*state.as_ptr()).net;
+            let family = (*state.as_ptr()).pf;
+
+            if !bindings::nf_ct_get_tuplepr(skb, 0, family.into(), net, tuple.as_mut_ptr()) {
+                return None;
+            }
+            let zone = bindings::ip_vs_reuse_nf_ct_zone_tmpl(template, skb, zone.as_mut_ptr());
+            bindings::nf_conntrack_find_get(net, zone, tuple.as_ptr())
+        };
+        let hash = NonNull::new(hash)?.as_ptr();
+
+        // SAFETY: The hash entry is one of the two in a conntrack, one for each direction; the
+        // lookup took a reference for us.
+        unsafe {
+            let direction = (*hash).tuple.dst.dir;
+            let first = hash.sub(direction.into());
+            let ct = first
+                .byte_sub(core::mem::offset_of!(bindings::nf_conn, tuplehash))
+                .cast::<bindings::nf_conn>();
+
+            // INVARIANT: What is in the table is confirmed.
+            Some(Self {
+                ct: NonNull::new(ct)?,
+                direction: if direction == 0 {
+                    Direction::Original
+                } else {
+                    Direction::Reply
+                },
+            })
+        }
+    }
+
+    /// The direction in which the packet matched.
+    #[inline]
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Whether another connection announced this one, as FTP does its data connections.
+    #[inline]
+    pub fn is_expected(&self) -> bool {
+        // SAFETY: Valid by the type's invariants; `master` is set before it is confirmed.
+        !unsafe { (*self.ct.as_ptr()).master }.is_null()
+    }
+
+    /// Takes it out of the table, and tells whether it was this call that did. Listeners are
+    /// told. Softirq or process context.
+    #[inline]
+    pub fn kill(&self) -> bool {
+        // SAFETY: Valid by the type's invariants; no netlink port asked for it.
+        unsafe { bindings::nf_ct_delete(self.ct.as_ptr(), 0, 0) }
+    }
+}
+
+impl Drop for Conntrack {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours by the type's invariants.
+        unsafe { bindings::ip_vs_reuse_nf_ct_put(self.ct.as_ptr()) };
+    }
+}

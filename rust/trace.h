@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Tracepoints: ip_vs_reuse:ip_vs_reuse_evict when a stale conntrack is evicted, and
+ * ip_vs_reuse:ip_vs_reuse_leave when a packet that opens a flow matches an old entry and is
+ * left alone. The reasons are the names of the counters in /proc/net/ip_vs_reuse.
+ */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM ip_vs_reuse
+
+#if !defined(_IP_VS_REUSE_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _IP_VS_REUSE_TRACE_H
+
+#include <linux/tracepoint.h>
+#include <net/ip_vs.h>
+
+DECLARE_EVENT_CLASS(ip_vs_reuse_match,
+	TP_PROTO(const struct ip_vs_conn *cp, const char *reason),
+	TP_ARGS(cp, reason),
+	TP_STRUCT__entry(
+		__field(u16, protocol)
+		__field(u16, state)
+		__array(u8, client, sizeof(struct sockaddr_in6))
+		__array(u8, virtual, sizeof(struct sockaddr_in6))
+		__array(u8, server, sizeof(struct sockaddr_in6))
+		__string(reason, reason)
+	),
+	TP_fast_assign(
+		__entry->protocol = cp->protocol;
+		__entry->state = cp->state;
+		ip_vs_reuse_trace_addr(__entry->client, cp->af, &cp->caddr, cp->cport);
+		ip_vs_reuse_trace_addr(__entry->virtual, cp->af, &cp->vaddr, cp->vport);
+		ip_vs_reuse_trace_addr(__entry->server, cp->daf, &cp->daddr, cp->dport);
+		__assign_str(reason);
+	),
+	TP_printk("protocol=%u client=%pISpc virtual=%pISpc server=%pISpc state=%u reason=%s",
+		  __entry->protocol, __entry->client, __entry->virtual, __entry->server,
+		  __entry->state, __get_str(reason))
+);
+
+DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_evict,
+	TP_PROTO(const struct ip_vs_conn *cp, const char *reason),
+	TP_ARGS(cp, reason)
+);
+
+DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_leave,
+	TP_PROTO(const struct ip_vs_conn *cp, const char *reason),
+	TP_ARGS(cp, reason)
+);
+
+#endif /* _IP_VS_REUSE_TRACE_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH .
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE trace
+#include <trace/define_trace.h>
