@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What happened to the packets that opened a flow and matched an old entry, in one namespace:
-//! `/proc/net/ip_vs_reuse`, one `name value` a line.
+//! `/proc/net/ip_vs_reuse`, one `name value` a line; and, for all namespaces together, how often
+//! `p2c` had to keep an old table.
 
 use crate::net::PerCpuCounters;
+use crate::p2c;
 use crate::policy::{Kept, Opener, Reason};
 use kernel::{prelude::*, seq_file::SeqFile, seq_print};
 
@@ -110,5 +112,6 @@ impl Counters {
                 seq_print!(file, "{} {}\n", name, self.0.sum(event as usize));
             }
         }
+        seq_print!(file, "p2c_failed_rebuilds {}\n", p2c::failed_rebuilds());
     }
 }

@@ -27,6 +27,7 @@ use crate::netfilter::{
     PRIORITY_CONNTRACK,
 };
 use crate::policy::{decide, Entry, Opener, Server, Settings, Situation, Verdict};
+use crate::trace;
 use kernel::{prelude::*, seq_file::SeqFile};
 
 /// The hook and its counters in one namespace.
@@ -155,11 +156,11 @@ impl Evict {
         match matched(ipvs, state, packet, transport, opener, template, &conn) {
             Ok(evicted) => {
                 self.counters.count(evicted);
-                conn.trace_evict(evicted.name());
+                trace::evict(&conn, evicted.name());
             }
             Err(left) => {
                 self.counters.count(left);
-                conn.trace_leave(left.name());
+                trace::leave(&conn, left.name());
             }
         }
     }

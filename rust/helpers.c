@@ -3,7 +3,6 @@
  * The C half of the module: see helpers.h. Decides nothing.
  */
 
-#include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/seq_file_net.h>
 #include <linux/skbuff.h>
@@ -15,26 +14,6 @@
 #include <net/sctp/checksum.h>
 
 #include "helpers.h"
-
-/* Tracepoints keep addresses as %pIS wants them: one format for IPv4 and IPv6 */
-static void ip_vs_reuse_trace_addr(u8 *to, u16 af, const union nf_inet_addr *addr,
-					  __be16 port)
-{
-	if (af == AF_INET6) {
-		struct sockaddr_in6 sin6 = {
-			.sin6_family = AF_INET6, .sin6_addr = addr->in6, .sin6_port = port,
-		};
-		memcpy(to, &sin6, sizeof(sin6));
-	} else {
-		struct sockaddr_in sin = {
-			.sin_family = AF_INET, .sin_addr = addr->in, .sin_port = port,
-		};
-		memcpy(to, &sin, sizeof(sin));
-	}
-}
-
-#define CREATE_TRACE_POINTS
-#include "trace.h"
 
 bool ip_vs_reuse_skb_ipvs_property(const struct sk_buff *skb)
 {
@@ -108,6 +87,16 @@ void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp)
 	__ip_vs_conn_put(cp);
 }
 
+void ip_vs_reuse_ip_vs_dest_hold(struct ip_vs_dest *dest)
+{
+	ip_vs_dest_hold(dest);
+}
+
+void ip_vs_reuse_ip_vs_dest_put_and_free(struct ip_vs_dest *dest)
+{
+	ip_vs_dest_put_and_free(dest);
+}
+
 void *ip_vs_reuse_net_generic(const struct net *net, unsigned int id)
 {
 	return net_generic(net, id);
@@ -137,17 +126,3 @@ unsigned long ip_vs_reuse_sum_counter(unsigned long __percpu *counter)
 		sum += READ_ONCE(*per_cpu_ptr(counter, cpu));
 	return sum;
 }
-
-void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason)
-{
-	trace_ip_vs_reuse_evict(cp, reason);
-}
-
-void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason)
-{
-	trace_ip_vs_reuse_leave(cp, reason);
-}
-
-/* What module! has no word for */
-MODULE_VERSION(IP_VS_REUSE_VERSION);
-MODULE_SOFTDEP("pre: ip_vs nf_conntrack");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the module needs of the kernel and bindgen cannot call: static inlines, macros and
- * tracepoints. Each function is the kernel's of the same name, unless it says more.
+ * What the module needs of the kernel and bindgen cannot call: static inlines and
+ * macros. Each function is the kernel's of the same name, unless it says more.
  */
 #ifndef _IP_VS_REUSE_HELPERS_H
 #define _IP_VS_REUSE_HELPERS_H
@@ -36,6 +36,8 @@ void ip_vs_reuse_nf_ct_put(struct nf_conn *ct);
 /* IPVS */
 bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph);
 void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp);
+void ip_vs_reuse_ip_vs_dest_hold(struct ip_vs_dest *dest);
+void ip_vs_reuse_ip_vs_dest_put_and_free(struct ip_vs_dest *dest);
 
 /* Namespaces and counters */
 void *ip_vs_reuse_net_generic(const struct net *net, unsigned int id);
@@ -43,9 +45,5 @@ struct net *ip_vs_reuse_seq_file_single_net(struct seq_file *seq);
 unsigned long __percpu *ip_vs_reuse_alloc_counters(size_t count);
 void ip_vs_reuse_this_cpu_inc(unsigned long __percpu *counter);
 unsigned long ip_vs_reuse_sum_counter(unsigned long __percpu *counter);
-
-/* Tracepoints */
-void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason);
-void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason);
 
 #endif /* _IP_VS_REUSE_HELPERS_H */

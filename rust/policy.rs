@@ -6,7 +6,8 @@
 //! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) for a packet
 //! that arrives with a *confirmed* conntrack: exactly where that function schedules the flow
 //! again, and drops the packet because its conntrack cannot follow, [`decide`] says
-//! [`Verdict::Evict`]. It never changes which flows are scheduled again.
+//! [`Verdict::Evict`]; entries without a real server are left to IPVS. It never changes which
+//! flows are scheduled again.
 //!
 //! Pure functions of plain values: any context, and the same code is tested on the host
 //! against a table of every combination of its inputs (`selftests/host`).
@@ -110,7 +111,8 @@ pub enum Verdict {
     Leave(Kept),
 }
 
-/// Decides as `ip_vs_in_hook()` does. Reads nothing but its argument.
+/// Decides as `ip_vs_in_hook()` does, for entries that have a real server. Reads nothing but
+/// its argument.
 #[inline]
 pub fn decide(s: &Situation) -> Verdict {
     let Some(server) = s.server else {

@@ -17,3 +17,4 @@
 #include <net/netfilter/nf_conntrack_zones.h>
 
 #include "../helpers.h"
+#include "../trace/trace.h"

@@ -6,7 +6,6 @@ use super::Destination;
 use crate::bindings;
 use crate::policy::Phase;
 use core::ptr::NonNull;
-use kernel::str::{CStr, CStrExt as _};
 
 /// A connection entry (`struct ip_vs_conn`). Holds a reference.
 ///
@@ -29,7 +28,7 @@ impl Conn {
     }
 
     #[inline]
-    fn as_ptr(&self) -> *mut bindings::ip_vs_conn {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::ip_vs_conn {
         self.0.as_ptr()
     }
 
@@ -85,20 +84,6 @@ impl Conn {
             let dest = (&raw const (*self.as_ptr()).dest).read_volatile();
             Some(Destination::from_raw(NonNull::new(dest)?))
         }
-    }
-
-    /// The tracepoint `ip_vs_reuse_evict`.
-    #[inline]
-    pub fn trace_evict(&self, reason: &'static CStr) {
-        // SAFETY: Valid by the type's invariants; the string is terminated.
-        unsafe { bindings::ip_vs_reuse_trace_evict(self.as_ptr(), reason.as_char_ptr()) };
-    }
-
-    /// The tracepoint `ip_vs_reuse_leave`.
-    #[inline]
-    pub fn trace_leave(&self, reason: &'static CStr) {
-        // SAFETY: As above.
-        unsafe { bindings::ip_vs_reuse_trace_leave(self.as_ptr(), reason.as_char_ptr()) };
     }
 }
 

@@ -3,6 +3,7 @@
 //! Real servers.
 
 use crate::bindings;
+use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::{ffi::c_ulong, types::Opaque};
 
@@ -44,5 +45,62 @@ impl Destination {
         // SAFETY: Valid by the type's invariants; read once.
         let cflags = unsafe { (&raw const (*self.as_ptr()).cflags).read_volatile() };
         cflags & bindings::IP_VS_DEST_CF_AVAILABLE as c_ulong != 0
+    }
+
+    /// Whether the server has more connections than its upper threshold, and not yet fewer than
+    /// its lower one (`IP_VS_DEST_F_OVERLOAD`).
+    #[inline]
+    pub fn is_overloaded(&self) -> bool {
+        // SAFETY: Valid by the type's invariants; read once.
+        let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
+        flags & bindings::IP_VS_DEST_F_OVERLOAD != 0
+    }
+
+    /// The connections that are in use now; those that have ended and wait do not count.
+    #[inline]
+    pub fn active_connections(&self) -> i32 {
+        // SAFETY: Valid by the type's invariants; an atomic, read once.
+        unsafe { (&raw const (*self.as_ptr()).activeconns.counter).read_volatile() }
+    }
+
+    /// Takes a reference. Any context.
+    pub fn hold(&self) -> HeldDestination {
+        // SAFETY: Valid by the type's invariants, and so it has a reference still.
+        unsafe { bindings::ip_vs_reuse_ip_vs_dest_hold(self.as_ptr()) };
+        // INVARIANT: The reference was just taken.
+        HeldDestination(NonNull::from(self).cast())
+    }
+}
+
+/// A reference to a real server.
+///
+/// IPVS does not wait for it: a server that is deleted goes to the trash, and whoever drops the
+/// last reference frees it. So it must not be dropped while a packet may still use the server
+/// without a reference of its own: in an RCU callback is the right place.
+///
+/// # Invariants
+///
+/// The pointer is to a valid server, to which this object owns a reference.
+pub struct HeldDestination(NonNull<bindings::ip_vs_dest>);
+
+// SAFETY: The count is atomic, and what a `Destination` tells may be asked from anywhere.
+unsafe impl Send for HeldDestination {}
+// SAFETY: As above.
+unsafe impl Sync for HeldDestination {}
+
+impl Deref for HeldDestination {
+    type Target = Destination;
+
+    #[inline]
+    fn deref(&self) -> &Destination {
+        // SAFETY: Valid by the type's invariants.
+        unsafe { Destination::from_raw(self.0) }
+    }
+}
+
+impl Drop for HeldDestination {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours by the type's invariants.
+        unsafe { bindings::ip_vs_reuse_ip_vs_dest_put_and_free(self.0.as_ptr()) };
     }
 }

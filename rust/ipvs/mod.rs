@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IPVS: its state in a namespace, its connection entries and its real servers.
+//! IPVS: its state in a namespace, its connection entries, real servers and schedulers.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 mod conn;
 mod destination;
+mod scheduler;
+mod service;
 
 pub use self::conn::Conn;
-pub use self::destination::Destination;
+pub use self::destination::{Destination, HeldDestination};
+pub use self::scheduler::{Scheduler, SchedulerRegistration};
+pub use self::service::Service;
 
 use crate::bindings;
 use crate::net::{Family, Namespace, Packet};

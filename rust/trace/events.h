@@ -7,8 +7,8 @@
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM ip_vs_reuse
 
-#if !defined(_IP_VS_REUSE_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
-#define _IP_VS_REUSE_TRACE_H
+#if !defined(_IP_VS_REUSE_EVENTS_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _IP_VS_REUSE_EVENTS_H
 
 #include <linux/tracepoint.h>
 #include <net/ip_vs.h>
@@ -47,10 +47,10 @@ DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_leave,
 	TP_ARGS(cp, reason)
 );
 
-#endif /* _IP_VS_REUSE_TRACE_H */
+#endif /* _IP_VS_REUSE_EVENTS_H */
 
 #undef TRACE_INCLUDE_PATH
 #define TRACE_INCLUDE_PATH .
 #undef TRACE_INCLUDE_FILE
-#define TRACE_INCLUDE_FILE trace
+#define TRACE_INCLUDE_FILE events
 #include <trace/define_trace.h>

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel crate does not have yet: values that RCU frees, and random numbers.
+
+mod rcu;
+
+pub use self::rcu::{Published, RcuBox};
+
+use crate::bindings;
+
+/// 64 random bits. Any context; no shared cache line written.
+///
+/// C header: [`include/linux/random.h`](srctree/include/linux/random.h)
+#[inline]
+pub fn random() -> u64 {
+    // SAFETY: No conditions.
+    unsafe { bindings::get_random_u64() }
+}

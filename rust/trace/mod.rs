@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's tracepoints (`events.h`): what happened to a packet that opened a flow and
+//! matched an old entry, with the entry's addresses and its old real server.
+//!
+//! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h). They are made
+//! in C: `declare_trace!` serves the kernel's own tree only.
+
+use crate::bindings;
+use crate::ipvs::Conn;
+use kernel::str::{CStr, CStrExt as _};
+
+/// `ip_vs_reuse_evict`: the conntrack was evicted. Any context; next to nothing while off.
+#[inline]
+pub fn evict(conn: &Conn, reason: &'static CStr) {
+    // SAFETY: The entry is valid by its invariants, the string is terminated.
+    unsafe { bindings::ip_vs_reuse_trace_evict(conn.as_ptr(), reason.as_char_ptr()) };
+}
+
+/// `ip_vs_reuse_leave`: the packet was left alone. Any context; next to nothing while off.
+#[inline]
+pub fn leave(conn: &Conn, reason: &'static CStr) {
+    // SAFETY: The entry is valid by its invariants, the string is terminated.
+    unsafe { bindings::ip_vs_reuse_trace_leave(conn.as_ptr(), reason.as_char_ptr()) };
+}

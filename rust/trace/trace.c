@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The tracepoints, and what of the module's description module! has no word for.
+ */
+
+#include <linux/module.h>
+#include <net/ip_vs.h>
+
+#include "trace.h"
+
+/* Tracepoints keep addresses as %pIS wants them: one format for IPv4 and IPv6 */
+static void ip_vs_reuse_trace_addr(u8 *to, u16 af, const union nf_inet_addr *addr,
+					  __be16 port)
+{
+	if (af == AF_INET6) {
+		struct sockaddr_in6 sin6 = {
+			.sin6_family = AF_INET6, .sin6_addr = addr->in6, .sin6_port = port,
+		};
+		memcpy(to, &sin6, sizeof(sin6));
+	} else {
+		struct sockaddr_in sin = {
+			.sin_family = AF_INET, .sin_addr = addr->in, .sin_port = port,
+		};
+		memcpy(to, &sin, sizeof(sin));
+	}
+}
+
+#define CREATE_TRACE_POINTS
+#include "events.h"
+
+void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason)
+{
+	trace_ip_vs_reuse_evict(cp, reason);
+}
+
+void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason)
+{
+	trace_ip_vs_reuse_leave(cp, reason);
+}
+
+/* What module! has no word for */
+MODULE_VERSION(IP_VS_REUSE_VERSION);
+MODULE_SOFTDEP("pre: ip_vs nf_conntrack");

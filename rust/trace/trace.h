@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The tracepoints, as functions: what trace/mod.rs calls.
+ */
+#ifndef _IP_VS_REUSE_TRACE_H
+#define _IP_VS_REUSE_TRACE_H
+
+struct ip_vs_conn;
+
+void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason);
+void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason);
+
+#endif /* _IP_VS_REUSE_TRACE_H */

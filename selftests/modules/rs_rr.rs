@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rs_rr`, round robin: a second user of the scheduler abstraction, to show that it serves more
+//! than `p2c`. For the tests only.
+
+#[path = "../../rust/base/mod.rs"]
+pub mod base;
+#[path = "../../rust/bindings/mod.rs"]
+pub mod bindings;
+#[path = "../../rust/ipvs/mod.rs"]
+pub mod ipvs;
+#[path = "../../rust/net/mod.rs"]
+pub mod net;
+#[path = "../../rust/netfilter/mod.rs"]
+pub mod netfilter;
+#[path = "../../rust/policy.rs"]
+pub mod policy;
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use ipvs::{Destination, Scheduler, SchedulerRegistration, Service};
+use kernel::{prelude::*, sync::rcu::Guard};
+
+module! {
+    type: Module,
+    name: "ip_vs_rs_rr",
+    authors: ["The ipvs-reuse authors"],
+    description: "IPVS: round robin in Rust, a test of the scheduler abstraction",
+    license: "GPL",
+}
+
+/// The scheduler.
+pub struct RoundRobin;
+
+#[vtable]
+impl Scheduler for RoundRobin {
+    const NAME: &'static CStr = c"rs_rr";
+
+    /// Whose turn it is, counted on for ever.
+    type Data = AtomicUsize;
+
+    fn init_service(_: &Service) -> Result<AtomicUsize> {
+        Ok(AtomicUsize::new(0))
+    }
+
+    fn schedule<'a>(
+        turn: &'a AtomicUsize,
+        service: &'a Service,
+        _: &net::Packet,
+        guard: &'a Guard,
+    ) -> Option<&'a Destination> {
+        let may = |server: &&Destination| server.weight() > 0 && !server.is_overloaded();
+        let count = service.destinations(guard).filter(may).count();
+        let turn = turn.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
+
+        service.destinations(guard).filter(may).nth(turn)
+    }
+}
+
+/// The scheduler, registered.
+#[pin_data]
+pub struct Module {
+    #[pin]
+    scheduler: SchedulerRegistration<RoundRobin>,
+}
+
+impl kernel::InPlaceModule for Module {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            scheduler <- SchedulerRegistration::new(module),
+        })
+    }
+}
