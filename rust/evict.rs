@@ -12,10 +12,9 @@
 //!
 //! | packet | cost |
 //! | --- | --- |
-//! | namespace without a virtual service | two loads |
 //! | opens no flow | the loads of its headers; no call, no lookup, nothing written |
-//! | TCP SYN, SCTP INIT | one lookup in IPVS's table |
-//! | UDP datagram | as one that opens no flow; one lookup while IPVS holds deleted real servers and `expire_nodest_conn` is 1 |
+//! | UDP datagram | a call, to find the namespace's IPVS, and three loads there |
+//! | TCP SYN, SCTP INIT; UDP while IPVS holds deleted real servers and `expire_nodest_conn` is 1 | one lookup in IPVS's table |
 //! | matches an old entry | a counter of this processor; where it is to be evicted, its checksum, which conntrack would compute a moment later and need not again, and one lookup in conntrack's table |
 
 use crate::bindings;
@@ -73,28 +72,20 @@ impl Handler for Evict {
 
     #[inline]
     fn packet(&self, state: &HookState, packet: &Packet) {
-        let family = state.family();
-        let Some(ipvs) = Ipvs::of(state.namespace()) else {
+        let Some(transport) = packet.transport(state.family()) else {
             return;
         };
-        if !ipvs.has_hooks(family) {
-            return;
+        if let Some(opener) = opener(packet, transport) {
+            self.opens_flow(state, packet, transport, opener);
         }
-        let Some(transport) = packet.transport(family) else {
-            return;
-        };
-        let Some(opener) = opener(ipvs, packet, transport) else {
-            return;
-        };
-        self.opens_flow(ipvs, state, packet, transport, opener);
     }
 }
 
 /// What the packet opens, if anything. A packet that conntrack would call invalid opens nothing.
 #[inline]
-fn opener(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<Opener> {
+fn opener(packet: &Packet, transport: Transport) -> Option<Opener> {
     let Transport { protocol, offset } = transport;
-    let room = packet.len().checked_sub(offset)?;
+    let room = packet.length().checked_sub(offset)?;
 
     match protocol {
         bindings::IPPROTO_TCP => {
@@ -114,7 +105,7 @@ fn opener(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<Opener> 
 
             (chunk == INIT).then_some(Opener::SctpInit)
         }
-        bindings::IPPROTO_UDP if ipvs.has_deleted_destinations() && ipvs.expire_nodest_conn() => {
+        bindings::IPPROTO_UDP => {
             let [high, low] = packet.read(offset.checked_add(4)?)?;
             let length = u32::from(u16::from_be_bytes([high, low]));
 
@@ -125,15 +116,20 @@ fn opener(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<Opener> 
 }
 
 impl Evict {
-    /// The way of a packet that opens a flow.
-    fn opens_flow(
-        &self,
-        ipvs: &Ipvs,
-        state: &HookState,
-        packet: &Packet,
-        transport: Transport,
-        opener: Opener,
-    ) {
+    /// The way of a packet that opens a flow, if IPVS is there to care.
+    fn opens_flow(&self, state: &HookState, packet: &Packet, transport: Transport, opener: Opener) {
+        let Some(ipvs) = Ipvs::of(state.namespace()) else {
+            return;
+        };
+        let cares = ipvs.has_hooks(state.family())
+            && match opener {
+                Opener::TcpSyn | Opener::SctpInit => true,
+                Opener::UdpDatagram => ipvs.has_deleted_destinations() && ipvs.expire_nodest_conn(),
+            };
+        if !cares {
+            return;
+        }
+
         // IPVS itself would not look at these.
         let ours = match state.point() {
             Point::PreRouting => packet.is_to_host(),

@@ -77,6 +77,11 @@ void ip_vs_reuse_nf_ct_put(struct nf_conn *ct)
 	nf_ct_put(ct);
 }
 
+struct netns_ipvs *ip_vs_reuse_net_ipvs(struct net *net)
+{
+	return net_ipvs(net);
+}
+
 bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph)
 {
 	return ip_vs_fill_iph_skb(af, skb, false, iph);
@@ -95,6 +100,12 @@ void ip_vs_reuse_ip_vs_dest_hold(struct ip_vs_dest *dest)
 void ip_vs_reuse_ip_vs_dest_put_and_free(struct ip_vs_dest *dest)
 {
 	ip_vs_dest_put_and_free(dest);
+}
+
+/* The namespace's directory in /proc */
+struct proc_dir_entry *ip_vs_reuse_proc_net(const struct net *net)
+{
+	return net->proc_net;
 }
 
 void *ip_vs_reuse_net_generic(const struct net *net, unsigned int id)

@@ -12,9 +12,11 @@ struct ip_vs_conn;
 struct ip_vs_dest;
 struct ip_vs_iphdr;
 struct net;
+struct netns_ipvs;
 struct nf_conn;
 struct nf_conntrack_zone;
 struct nf_hook_state;
+struct proc_dir_entry;
 struct seq_file;
 struct sk_buff;
 
@@ -34,12 +36,14 @@ ip_vs_reuse_nf_ct_zone_tmpl(const struct nf_conn *tmpl, const struct sk_buff *sk
 void ip_vs_reuse_nf_ct_put(struct nf_conn *ct);
 
 /* IPVS */
+struct netns_ipvs *ip_vs_reuse_net_ipvs(struct net *net);
 bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph);
 void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp);
 void ip_vs_reuse_ip_vs_dest_hold(struct ip_vs_dest *dest);
 void ip_vs_reuse_ip_vs_dest_put_and_free(struct ip_vs_dest *dest);
 
 /* Namespaces and counters */
+struct proc_dir_entry *ip_vs_reuse_proc_net(const struct net *net);
 void *ip_vs_reuse_net_generic(const struct net *net, unsigned int id);
 struct net *ip_vs_reuse_seq_file_single_net(struct seq_file *seq);
 unsigned long __percpu *ip_vs_reuse_alloc_counters(size_t count);

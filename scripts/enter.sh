@@ -18,7 +18,8 @@ shift
 
 mkdir -p "$root/src" "$root/cache" "$cache"
 mount --make-rprivate /
-for dir in dev proc sys; do
+mount -t proc proc "$root/proc"
+for dir in dev sys; do
 	mount --rbind "/$dir" "$root/$dir"
 done
 mount -t tmpfs tmpfs "$root/tmp"
@@ -36,6 +37,9 @@ keep=()
 for name in TERM CI V http_proxy https_proxy no_proxy; do
 	[ -n "${!name:-}" ] && keep+=("$name=${!name}")
 done
-exec chroot "$root" /usr/bin/env -i -C /src "${keep[@]}" \
+# Not exec: the namespace's first process takes no signal that it does not ask for, and the
+# command is to be stopped with Ctrl-C like any other.
+trap 'exit 130' INT TERM
+chroot "$root" /usr/bin/env -i -C /src "${keep[@]}" \
 	HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 	CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target "$@"

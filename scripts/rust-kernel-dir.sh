@@ -163,5 +163,5 @@ if ! whole "$release"; then
 fi
 
 # A series stands for this release from now on, in this root.
-[ "$1" = "$release" ] || ln -sfn "$dir" "/usr/src/rust-linux-$1"
+[ "$1" = "$release" ] || ln -sfn "rust-linux-$release" "/usr/src/rust-linux-$1"
 answer "$release"

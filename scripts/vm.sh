@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: vm.sh RELEASE COMMAND...
+# usage: vm.sh RELEASE COMMAND...   (or --shell)
 #
 # Boots Linux RELEASE (made by rust-kernel-dir.sh) in QEMU on a copy-on-write view of the
 # build root, runs COMMAND there as root in /src, and ends with its status. Variables named
-# in VM_ENV are handed on. Nothing that it writes is kept but what it prints.
+# in VM_ENV are handed on. Nothing that it writes is kept but what it prints. With --shell:
+# a prompt, MODULE loaded.
 #
 # A hang, a panic, or a warning in the kernel's log is a failure, whatever COMMAND said.
 # VM_TIMEOUT: seconds until a machine counts as hung (900).
@@ -26,7 +27,8 @@ shift
 release=$1
 shift
 kernel=/boot/vmlinuz-$release
-log=/cache/log/vm-$$.log
+find /cache/log -name 'vm-*' -mtime +1 -delete
+log=$(mktemp /cache/log/vm-XXXXXX.log)
 shown=$HOST_CACHE${log#/cache}
 ln -sf "${log##*/}" /cache/log/vm.log
 
@@ -51,22 +53,26 @@ accel=()
 export VM_ACCEL=KVM
 kvm_works || { accel=(--disable-kvm) VM_ACCEL="software emulation"; }
 
-command="cd /src;"
+command="exec 2>&1; cd /src;"
 for name in VM_ACCEL ${VM_ENV:-}; do
 	command+=" export $name=$(printf %q "${!name}");"
 done
 command+=" $(printf '%q ' "$@")"
 # The guest sees the root itself, not what is mounted on /tmp and /run of this namespace.
-script=/cache/log/vm-$$.sh
+script=${log%.log}.sh
 printf '%s\n' "$command" >"$script"
 trap 'rm -f "$script"' EXIT
 
+boot=(vng --run "$kernel" "${accel[@]}" --cpus 2 --memory 2G --user root)
+if [ "$1" = --shell ]; then
+	say "type 'exit' to stop the machine; the module is loaded, the tests are in selftests/"
+	exec "${boot[@]}" --exec "modprobe ip_vs; insmod '$MODULE'; cd /src; exec bash -i"
+fi
+
 # Through pipes, both: the machine and its command would overwrite each other in a file.
 status=0
-timeout --foreground --kill-after=10 "${VM_TIMEOUT:-900}" \
-	vng --run "$kernel" "${accel[@]}" --verbose --cpus 2 --memory 2G --user root \
-	--append "panic=-1 oops=panic" \
-	--exec "bash $script" \
+timeout --kill-after=10 "${VM_TIMEOUT:-900}" \
+	"${boot[@]}" --verbose --append "panic=-1 oops=panic" --exec "bash $script" \
 	</dev/null 2> >(cat >"$log") | cat || status=$?
 
 bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|memory leak|unregister_netdevice: waiting'

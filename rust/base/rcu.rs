@@ -72,6 +72,9 @@ impl<T: Send + Sync> RcuBox<T> {
         unsafe { bindings::rcu_barrier() };
     }
 
+    /// # Safety
+    ///
+    /// To be called by RCU only, for a node that `drop` gave up.
     unsafe extern "C" fn drop_callback(head: *mut bindings::callback_head) {
         // CAST: `head` is the first member of a `#[repr(C)]` node.
         // SAFETY: `drop` gave up a node that came from a `KBox`; the grace period is over.

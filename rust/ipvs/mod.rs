@@ -37,12 +37,16 @@ macro_rules! read_setting {
 }
 
 impl Ipvs {
-    /// The IPVS of a namespace, if there is one. A load.
+    /// The IPVS of a namespace, if there is one.
     #[inline]
     pub fn of(namespace: &Namespace) -> Option<&Self> {
         // SAFETY: The namespace is alive by its invariants, and so is its IPVS: the module
         // `ip_vs`, whose symbols we use, takes it away after all that registered later.
-        unsafe { Some(&*NonNull::new((*namespace.as_ptr()).ipvs)?.as_ptr().cast()) }
+        unsafe {
+            bindings::ip_vs_reuse_net_ipvs(namespace.as_ptr())
+                .cast::<Self>()
+                .as_ref()
+        }
     }
 
     /// Whether IPVS looks at packets of this family: it does from the first service on.

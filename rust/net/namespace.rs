@@ -165,7 +165,7 @@ impl<T: PerNamespace> Registration<T> {
                 bindings::proc_create_net_single(
                     T::PROC_NAME.as_char_ptr(),
                     0o444,
-                    (*net).proc_net,
+                    bindings::ip_vs_reuse_proc_net(net),
                     Some(Self::show_callback),
                     ptr::null_mut(),
                 )
@@ -221,7 +221,12 @@ impl<T: PerNamespace> Registration<T> {
     unsafe fn remove_file(net: *mut bindings::net) {
         // SAFETY: By the contract. `proc_net` goes away after our callbacks: its owner registered
         // before us.
-        unsafe { bindings::remove_proc_entry(T::PROC_NAME.as_char_ptr(), (*net).proc_net) };
+        unsafe {
+            bindings::remove_proc_entry(
+                T::PROC_NAME.as_char_ptr(),
+                bindings::ip_vs_reuse_proc_net(net),
+            )
+        };
     }
 
     extern "C" fn show_callback(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {

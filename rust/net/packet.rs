@@ -46,7 +46,7 @@ impl Packet {
 
     /// The packet's length in bytes, from the network header.
     #[inline]
-    pub fn len(&self) -> u32 {
+    pub fn length(&self) -> u32 {
         // SAFETY: The packet is valid by the type's invariants.
         unsafe { (*self.as_ptr()).len }
     }

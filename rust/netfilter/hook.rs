@@ -163,6 +163,9 @@ impl<H: Handler> Hooks<H> {
         })
     }
 
+    /// # Safety
+    ///
+    /// To be called by netfilter only, for hooks that `register` made.
     unsafe extern "C" fn hook_callback(
         handler: *mut c_void,
         skb: *mut bindings::sk_buff,

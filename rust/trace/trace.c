@@ -10,7 +10,7 @@
 
 /* Tracepoints keep addresses as %pIS wants them: one format for IPv4 and IPv6 */
 static void ip_vs_reuse_trace_addr(u8 *to, u16 af, const union nf_inet_addr *addr,
-					  __be16 port)
+				   __be16 port)
 {
 	if (af == AF_INET6) {
 		struct sockaddr_in6 sin6 = {

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door: 'make help'. Each target is a script in scripts/, which says what it does.
+# Read by make only: the kernel's build reads Kbuild.
+
+# A release (7.3.4+deb13-cloud-amd64) or a series (7.3: its newest cloud kernel)
+KERNEL ?= 7.3
+
+export KERNEL V
+Q := $(if $(V),,@)
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+.PHONY: help
+help:
+	@echo 'make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute;'
+	@echo '                the first time about five, to build the machine)'
+	@echo 'make test       everything that must hold, on the host and in the same machine'
+	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
+	@echo 'make shell      a prompt in the machine, with the module loaded'
+	@echo 'make lint       formatting, warnings, panics, style'
+	@echo 'make clean      forget what was built from this tree'
+	@echo 'make distclean  forget the build root and the kernels too'
+	@echo
+	@echo 'KERNEL=$(KERNEL)    a release, or a series for its newest cloud kernel; your own: KERNEL=$$(uname -r)'
+	@echo 'V=1           show the commands and their output'
+
+.PHONY: root kernel module harness
+root:
+	$(Q)scripts/buildroot.sh
+kernel: root
+	$(Q)scripts/kernel.sh >/dev/null
+module: kernel
+	$(Q)scripts/module.sh --here >/dev/null
+harness: root
+	$(Q)scripts/harness.sh
+
+.PHONY: demo test shell lint
+demo: kernel harness
+	$(Q)scripts/in-vm.sh selftests/demo.sh
+test: kernel harness
+	$(Q)scripts/test.sh
+shell: kernel harness
+	$(Q)scripts/in-vm.sh --shell
+lint: kernel
+	$(Q)scripts/lint.sh
+
+.PHONY: clean distclean
+clean:
+	$(Q)scripts/clean.sh
+distclean:
+	$(Q)scripts/clean.sh --all

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: clean.sh [--all]
+#
+# Removes what was built from this tree; with --all the whole cache, build root included.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+rm -f "$top/ip_vs_reuse.ko"
+[ -d "$cache" ] || exit 0
+if [ "${1:-}" = --all ]; then
+	what=("$cache")
+else
+	what=("$cache"/module-* "$cache/target" "$cache/log")
+fi
+"$top/scripts/in-namespace.sh" rm -rf --one-file-system "${what[@]}"

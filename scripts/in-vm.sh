@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: in-vm.sh COMMAND...   (or --shell)
+#
+# Runs COMMAND in a machine with Linux $KERNEL. MODULE is the module there, HARNESS the traffic
+# program. With --shell: a prompt there, the module loaded.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+release=$("$top/scripts/kernel.sh")
+MODULE=$("$top/scripts/module.sh")/ip_vs_reuse.ko
+HARNESS=/cache/target/release/harness
+VM_ENV="MODULE HARNESS V"
+export MODULE HARNESS V VM_ENV
+exec "$top/scripts/vm.sh" "$release" "$@"

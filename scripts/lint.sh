@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Everything that can be said about the tree without running it.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+if [ "${1:-}" != --inside ]; then
+	# What the module must compile for beside the kernel that it is tested on.
+	KERNEL=7.2 "$top/scripts/module.sh" >/dev/null
+	echo "ok - lint: the module builds for Linux 7.2"
+	release=$("$top/scripts/kernel.sh")
+	exec "$top/scripts/enter.sh" scripts/lint.sh --inside "$release"
+fi
+kdir=/usr/src/rust-linux-$2
+out=/tmp/lint
+
+passed=1 failed=0
+check() {
+	local what=$1
+	shift
+	mkdir -p $out
+	if "$@" >$out/log 2>&1; then
+		passed=$((passed + 1))
+		echo "ok - lint: $what"
+	else
+		failed=$((failed + 1))
+		echo "not ok - lint: $what"
+		sed 's/^/# /' $out/log
+	fi
+}
+
+# build NAME ARGUMENT...: the modules, afresh, with no warning of compiler or tool.
+build() {
+	local dir=$out/$1
+	shift
+	mkdir -p "$dir"
+	make -C "$kdir" M=/src MO="$dir" IP_VS_REUSE_SELFTESTS=m "$@" modules || return
+	! grep -E '^(warning|error)|[0-9]: (warning|error)|WARNING:' $out/log
+}
+
+format_rust() {
+	rustfmt --check --config-path "$kdir/.rustfmt.toml" rust/ip_vs_reuse.rs rust/sampler.rs selftests/modules/*.rs &&
+		cargo fmt --check --manifest-path selftests/Cargo.toml --all
+}
+
+clippy_user_space() {
+	cargo clippy --locked --manifest-path selftests/Cargo.toml --workspace --all-targets -- -D warnings
+}
+
+# The packet path runs in softirq, where a panic takes the machine down. Symbols that may
+# stay: none.
+no_panics() {
+	! nm -u $out/plain/rust/ip_vs_reuse.o |
+		grep -E 'panic|unwrap_failed|expect_failed|slice_.*_fail|str_index|copy_from_slice'
+}
+
+# unsafe is for the abstractions; the files that decide have none.
+no_unsafe() {
+	! grep -nE '\bunsafe\b' rust/*.rs | grep -v '//[/!]'
+}
+
+shell_scripts() {
+	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x
+}
+
+# Tracepoints are macros that look like nothing else: two checks do not fit them.
+style_c() {
+	git ls-files -z '*.c' '*.h' |
+		xargs -0 "$kdir/scripts/checkpatch.pl" --no-tree --terse --no-summary --strict -f \
+			--ignore OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT
+}
+
+git config --global --add safe.directory /src
+check "rustfmt" format_rust
+check "make W=1 without a warning" build plain W=1
+check "clippy: the module" build clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings
+check "clippy: harness and host tests" clippy_user_space
+check "no panic in the packet path" no_panics
+check "no unsafe outside the abstractions" no_unsafe
+check "shellcheck" shell_scripts
+check "checkpatch" style_c
+echo "# lint: $passed passed, $failed failed"
+((failed == 0))

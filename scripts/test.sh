@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Everything that must hold: the pure code on the host, the rest in the virtual machine, in one
+# boot. Ends with a line 'N passed, N failed'. All output is kept in the cache, log/test.log.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+log=$cache/log/test.log
+mkdir -p "$cache/log"
+
+on_host() {
+	"$top/scripts/enter.sh" cargo test --locked --quiet --manifest-path selftests/Cargo.toml --workspace
+}
+
+in_vm() {
+	"$top/scripts/in-vm.sh" selftests/run.sh module.sh conn_reuse.sh p2c.sh
+}
+
+status=0
+say "testing the pure code and the harness on the host"
+on_host 2>&1 | tee "$log" | grep -E '^(test result|error|test .*FAILED)|panicked' || status=1
+say "testing the module in the virtual machine (some minutes)"
+in_vm 2>&1 | tee -a "$log" || status=1
+
+# cargo counts for itself, KTAP is counted here.
+passed=$(awk '/^test result:/ { n += $4 } /^ok / && !/# SKIP/ { n++ } END { print n + 0 }' "$log")
+failed=$(awk '/^test result:/ { n += $6 } /^not ok / || /^Bail out/ { n++ } END { print n + 0 }' "$log")
+skipped=$(grep -c '^ok .*# SKIP' "$log" || true)
+
+# A test that ended without a word has failed too.
+((status == 0 || failed > 0)) || failed=1
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0))
