@@ -6,6 +6,8 @@
 
 set -euo pipefail
 
+PATH+=:/usr/sbin:/sbin	# where a normal user does not look
+
 say() { printf '%s\n' "${0##*/}: $*" >&2; }
 die() { say "$*"; exit 1; }
 

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The traffic of the tests, one subcommand a role. This file is the command line only.
+
+mod crowd;
+mod datagrams;
+mod load;
+mod net;
+mod reconnect;
+mod serve;
+mod stray;
+mod table;
+
+use std::io;
+use std::iter;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::reconnect::Between;
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Traffic for the tests of IPVS: real servers and their clients"
+)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Be a real server: greet each client with NAME and the address it is seen as, then obey it
+    Serve {
+        /// What clients are greeted with
+        #[arg(long)]
+        name: String,
+        /// Where to listen; may be given more than once
+        #[arg(long, required = true, value_name = "ADDR:PORT")]
+        listen: Vec<SocketAddr>,
+        /// On each of the addresses; may be given more than once
+        #[arg(long, value_enum, default_value = "tcp")]
+        proto: Vec<net::Proto>,
+        /// Be as many servers as there are ports: greet with NAME:PORT
+        #[arg(long)]
+        with_port: bool,
+    },
+    /// Connect, end the connection, and connect again from the same port; report as JSON
+    Reconnect {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        #[arg(long, value_enum, default_value = "tcp")]
+        proto: net::Proto,
+        /// How the first connection ends
+        #[arg(long, value_enum)]
+        end: reconnect::End,
+        /// Run by bash between the two, with FIRST (the first server's name) and PORT set
+        #[arg(long, value_name = "COMMAND")]
+        between: Option<String>,
+        /// Between the two, tell the first server's name, and wait for a line from standard input
+        #[arg(long, conflicts_with = "between")]
+        pause: bool,
+        /// How long one connection may take until its greeting
+        #[arg(long, default_value = "5s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Open connections at a steady rate and hold each; one JSON line a second, and a summary
+    Load {
+        #[command(flatten)]
+        clients: Clients,
+        /// Connections to open in a second
+        #[arg(long)]
+        rate: u32,
+        /// Seconds to go on
+        #[arg(long)]
+        seconds: u32,
+        /// How long each connection is held
+        #[arg(long, default_value = "1s", value_parser = duration)]
+        hold: Duration,
+        /// Stop after so many connections, if that is earlier
+        #[arg(long)]
+        connections: Option<u32>,
+    },
+    /// Open connections as fast as they are accepted, hold them all, and report their spread as JSON
+    Burst {
+        #[command(flatten)]
+        clients: Clients,
+        /// How many
+        #[arg(long)]
+        connections: u32,
+        /// Real servers among which the mean is taken (default: those that answered)
+        #[arg(long)]
+        servers: Option<u32>,
+        /// How long all stay open after the report
+        #[arg(long, default_value = "0s", value_parser = duration)]
+        hold: Duration,
+    },
+    /// Send datagrams one after another, wait for no answer, and report what one takes as JSON
+    Datagrams {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+    /// Print the results of conn_reuse.sh (its RESULTS file) as a table
+    Table {
+        file: PathBuf,
+        #[arg(long, default_value = "A client reuses its port")]
+        title: String,
+    },
+    /// Do what each line of standard input says, as the arguments of this program
+    Console,
+}
+
+#[derive(Args)]
+struct Clients {
+    #[arg(long, value_name = "ADDR:PORT")]
+    to: SocketAddr,
+    /// Source addresses; may be given more than once
+    #[arg(long, required = true, value_name = "ADDR", value_delimiter = ',')]
+    from: Vec<IpAddr>,
+    /// Source ports, used in turn and used again as they become free
+    #[arg(long, default_value = "1024-65535", value_parser = port_range)]
+    ports: RangeInclusive<u16>,
+    /// How each connection ends
+    #[arg(long, value_enum, default_value = "fin")]
+    end: crowd::End,
+    /// How long one connection may take until its greeting
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+}
+
+impl Clients {
+    fn crowd(self) -> anyhow::Result<crowd::Crowd> {
+        crowd::Crowd::new(self.to, self.from, self.ports, self.end, self.timeout)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.strip_suffix("ms") {
+        Some(ms) => ms.parse().map(Duration::from_millis).ok(),
+        None => text
+            .strip_suffix('s')
+            .and_then(|s| s.parse().ok())
+            .and_then(|s| Duration::try_from_secs_f64(s).ok()),
+    };
+    parsed.ok_or_else(|| "write it like 5s, 0.5s or 300ms".into())
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    text.split_once('-')
+        .and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)))
+        .filter(|(low, high)| (1..=*high).contains(low))
+        .map(|(low, high)| low..=high)
+        .ok_or_else(|| "write it like 20000-29999".into())
+}
+
+fn main() -> ExitCode {
+    match play(Cli::parse().role) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("harness: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play(role: Role) -> anyhow::Result<()> {
+    match role {
+        Role::Serve {
+            name,
+            listen,
+            proto,
+            with_port,
+        } => serve::serve(&name, &listen, &proto, with_port),
+        Role::Reconnect {
+            from,
+            to,
+            proto,
+            end,
+            between,
+            pause,
+            timeout,
+        } => {
+            let client = reconnect::Client {
+                from,
+                to,
+                proto,
+                timeout,
+            };
+            let between = match between {
+                Some(command) => Between::Run(command),
+                None if pause => Between::Pause,
+                None => Between::Nothing,
+            };
+            client
+                .reconnect(end, between)
+                .and_then(|report| net::print_json(&report))
+        }
+        Role::Load {
+            clients,
+            rate,
+            seconds,
+            hold,
+            connections,
+        } => clients
+            .crowd()
+            .and_then(|crowd| load::load(crowd, rate, seconds, hold, connections)),
+        Role::Burst {
+            clients,
+            connections,
+            servers,
+            hold,
+        } => clients
+            .crowd()
+            .and_then(|crowd| load::burst(crowd, connections, servers, hold)),
+        Role::Datagrams { from, to, count } => datagrams::send(from, to, count),
+        Role::Table { file, title } => table::print(&file, &title),
+        Role::Console => console(),
+    }
+}
+
+/// One process for many connections: where processes are slow to start, tests are not.
+fn console() -> anyhow::Result<()> {
+    let mut line = String::new();
+    // Standard input is not kept locked: `--pause` reads a line of it.
+    while io::stdin().read_line(&mut line)? > 0 {
+        let words = iter::once("harness").chain(line.split_whitespace());
+        let played = Cli::try_parse_from(words)
+            .map_err(anyhow::Error::from)
+            .and_then(|cli| play(cli.role));
+        if let Err(error) = played {
+            net::print_json(&json!({ "error": format!("{error:#}") }))?;
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_seconds_or_milliseconds() {
+        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(duration("2.5s"), Ok(Duration::from_millis(2500)));
+        for wrong in ["5", "s", "-1s", "1m", "NaNs"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn port_ranges_are_not_empty() {
+        assert_eq!(port_range("20000-20009"), Ok(20000..=20009));
+        for wrong in ["20000", "0-9", "9-8", "1-65536"] {
+            assert!(port_range(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A client that reuses its port. It connects, learns which real server it has, ends the
+//! connection in one of several ways, and connects again from the same address and port.
+//! Whether the second connection's first packet was lost is read from the retransmissions
+//! that the kernel counts, never from the time: a slow machine must not look like a fault.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context as _};
+use serde::Serialize;
+use socket2::Socket;
+
+use crate::net::{self, Proto};
+use crate::serve::Command;
+use crate::stray;
+
+/// How the first connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum End {
+    /// The server closes, then the client
+    Fin,
+    /// The server resets (SCTP: aborts)
+    ServerRst,
+    /// The client resets (SCTP: aborts)
+    ClientRst,
+    /// The client closes its side, the server does not; then the client vanishes
+    HalfClose,
+    /// Not at all: the client vanishes without a packet
+    Hold,
+    /// Not at all: a stray SYN comes, and the "second" connection is the first one, asked again
+    StraySyn,
+}
+
+/// What happens between the two connections.
+#[derive(Debug)]
+pub enum Between {
+    Nothing,
+    /// bash runs this.
+    Run(String),
+    /// Whoever reads the report is told the first server's name, and says when to go on.
+    Pause,
+}
+
+/// A connection as the client of it sees it.
+struct Flow {
+    socket: BufReader<Socket>,
+    server: String,
+    seen_as: IpAddr,
+}
+
+/// What became of an attempt to connect.
+struct Attempt {
+    flow: io::Result<Flow>,
+    took: Duration,
+    retransmits: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    first: String,
+    second: Option<String>,
+    /// The client's address as the second server sees it.
+    seen_as: Option<IpAddr>,
+    ms: f64,
+    /// First packets sent again: SYNs, INITs, or datagrams that had no answer.
+    syn_retransmits: u32,
+    connected: bool,
+    timed_out: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub struct Client {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub proto: Proto,
+    /// For one connection, from its first packet to its greeting.
+    pub timeout: Duration,
+}
+
+impl Client {
+    pub fn reconnect(&self, end: End, between: Between) -> anyhow::Result<Report> {
+        let first = self.connect()?.flow.with_context(|| {
+            format!(
+                "no first connection from {} to {}: is the service up?",
+                self.from, self.to
+            )
+        })?;
+        let server = first.server.clone();
+        let kept = self
+            .end(first, end)
+            .with_context(|| format!("cannot end it by {end:?}"))?;
+        match between {
+            Between::Nothing => {}
+            Between::Run(command) => self.run(&command, &server)?,
+            Between::Pause => pause(&server)?,
+        }
+        let second = match kept {
+            Some(flow) => self.ask_again(flow),
+            None => self.connect()?,
+        };
+        Ok(Report::new(server, second))
+    }
+
+    /// Connects and waits for the greeting. `Err` is for what makes any report worthless.
+    fn connect(&self) -> io::Result<Attempt> {
+        match self.proto {
+            Proto::Udp => self.connect_udp(),
+            Proto::Tcp | Proto::Sctp => self.connect_stream(),
+        }
+    }
+
+    fn connect_stream(&self) -> io::Result<Attempt> {
+        let deadline = Instant::now() + self.timeout;
+        let inits = match self.proto {
+            Proto::Sctp => net::sctp_init_retransmits()?,
+            _ => 0,
+        };
+        loop {
+            let socket = self.proto.socket(self.to)?;
+            let start = Instant::now();
+            let connected = socket
+                .bind(&self.from.into())
+                .and_then(|()| socket.connect_timeout(&self.to.into(), until(deadline)));
+            match connected {
+                // The older connection is about to leave the port, its last ACK on the way.
+                Err(error) if net::port_is_busy(&error) && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                // No first packet was sent, and so none can be lost.
+                Err(error) if net::port_is_busy(&error) => return Err(error),
+                _ => {}
+            }
+            let retransmits = match self.proto {
+                Proto::Sctp => net::sctp_init_retransmits()? - inits,
+                _ => net::tcp_info(&socket)?.tcpi_total_retrans,
+            };
+            let flow = connected.and_then(|()| Flow::greeted(socket, deadline));
+            return Ok(Attempt {
+                flow,
+                took: start.elapsed(),
+                retransmits,
+            });
+        }
+    }
+
+    /// The next best to a connection: a datagram and its answer, asked for once a second.
+    fn connect_udp(&self) -> io::Result<Attempt> {
+        const TRY: Duration = Duration::from_secs(1);
+
+        let socket = self.proto.socket(self.to)?;
+        socket.bind(&self.from.into())?;
+        socket.connect(&self.to.into())?;
+        let mut socket = BufReader::new(socket);
+        let start = Instant::now();
+        let deadline = start + self.timeout;
+        let mut retransmits = 0;
+        loop {
+            socket.get_ref().send(&[Command::Greet as u8])?;
+            let answer = Flow::read_greeting(&mut socket, deadline.min(Instant::now() + TRY));
+            match answer {
+                Err(error) if is_timeout(&error) && Instant::now() < deadline => retransmits += 1,
+                answer => {
+                    let flow = answer.map(|(server, seen_as)| Flow {
+                        socket,
+                        server,
+                        seen_as,
+                    });
+                    return Ok(Attempt {
+                        flow,
+                        took: start.elapsed(),
+                        retransmits,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Ends the flow and returns when its end is known here, or gives back what goes on.
+    fn end(&self, flow: Flow, end: End) -> anyhow::Result<Option<Flow>> {
+        let deadline = Instant::now() + self.timeout;
+        match end {
+            _ if self.proto == Proto::Udp => {
+                ensure!(end == End::Hold, "UDP flows do not end: use hold")
+            }
+            End::Fin => {
+                flow.tell(Command::Fin)?;
+                flow.wait_for_close(deadline)?;
+            }
+            End::ServerRst => {
+                flow.tell(Command::Rst)?;
+                flow.wait_for_reset(deadline)?;
+            }
+            End::ClientRst => flow.socket.get_ref().set_linger(Some(Duration::ZERO))?,
+            _ if self.proto != Proto::Tcp => bail!("only TCP clients can vanish"),
+            End::HalfClose => {
+                flow.tell(Command::Stay)?;
+                flow.half_close(deadline)?;
+                flow.vanish()?;
+            }
+            End::Hold => flow.vanish()?,
+            End::StraySyn => return Ok(Some(flow)),
+        }
+        Ok(None)
+    }
+
+    /// Asks an open flow, behind a stray SYN, for its server once more.
+    fn ask_again(&self, mut flow: Flow) -> Attempt {
+        let start = Instant::now();
+        let answer = stray::send_syn(self.from, self.to)
+            .and_then(|()| flow.tell(Command::Greet))
+            .and_then(|()| Flow::read_greeting(&mut flow.socket, start + self.timeout));
+        let retransmits =
+            net::tcp_info(flow.socket.get_ref()).map_or(0, |info| info.tcpi_total_retrans);
+        let flow = answer.map(|(server, seen_as)| Flow {
+            server,
+            seen_as,
+            ..flow
+        });
+        Attempt {
+            flow,
+            took: start.elapsed(),
+            retransmits,
+        }
+    }
+
+    fn run(&self, command: &str, first_server: &str) -> anyhow::Result<()> {
+        let status = process::Command::new("bash")
+            .args(["-c", command])
+            .env("FIRST", first_server)
+            .env("PORT", self.from.port().to_string())
+            .stdin(process::Stdio::null())
+            // Standard output is the report's.
+            .stdout(io::stderr().as_fd().try_clone_to_owned()?)
+            .status()
+            .context("cannot run bash")?;
+        ensure!(
+            status.success(),
+            "the command between the connections failed ({status}): {command}"
+        );
+        Ok(())
+    }
+}
+
+fn pause(first_server: &str) -> anyhow::Result<()> {
+    net::print_json(&serde_json::json!({ "first": first_server }))?;
+    let told = io::stdin().lock().read_line(&mut String::new())?;
+    ensure!(
+        told > 0,
+        "standard input ended where it should have said when to go on"
+    );
+    Ok(())
+}
+
+impl Flow {
+    fn greeted(socket: Socket, deadline: Instant) -> io::Result<Self> {
+        let mut socket = BufReader::new(socket);
+        let (server, seen_as) = Self::read_greeting(&mut socket, deadline)?;
+        Ok(Self {
+            socket,
+            server,
+            seen_as,
+        })
+    }
+
+    fn read_greeting(
+        socket: &mut BufReader<Socket>,
+        deadline: Instant,
+    ) -> io::Result<(String, IpAddr)> {
+        let mut line = String::new();
+        socket.get_ref().set_read_timeout(Some(until(deadline)))?;
+        socket.read_line(&mut line)?;
+        let greeting = line.trim_end().split_once(' ');
+        let parsed = greeting.and_then(|(name, peer)| Some((name.into(), peer.parse().ok()?)));
+        parsed.ok_or_else(|| io::Error::other(format!("the server said {line:?} and no name")))
+    }
+
+    fn tell(&self, command: Command) -> io::Result<()> {
+        self.socket.get_ref().write_all(&[command as u8])
+    }
+
+    /// Waits until the server has closed; dropping the socket then closes this side.
+    fn wait_for_close(mut self, deadline: Instant) -> anyhow::Result<()> {
+        match self.read_to_end(deadline) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error).context("the server did not close"),
+        }
+    }
+
+    fn wait_for_reset(mut self, deadline: Instant) -> anyhow::Result<()> {
+        match self.read_to_end(deadline) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            Err(error) => Err(error).context("the server did not reset"),
+            Ok(()) => bail!("the server closed, where it should have reset"),
+        }
+    }
+
+    fn read_to_end(&mut self, deadline: Instant) -> io::Result<()> {
+        self.socket
+            .get_ref()
+            .set_read_timeout(Some(until(deadline)))?;
+        self.socket.read_to_end(&mut Vec::new()).map(drop)
+    }
+
+    /// Closes this side and waits until the server has acknowledged it.
+    fn half_close(&self, deadline: Instant) -> anyhow::Result<()> {
+        const TCP_FIN_WAIT2: u8 = 5;
+
+        let socket = self.socket.get_ref();
+        socket.shutdown(Shutdown::Write)?;
+        while net::tcp_info(socket)?.tcpi_state != TCP_FIN_WAIT2 {
+            ensure!(
+                Instant::now() < deadline,
+                "the server did not acknowledge the FIN"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn vanish(self) -> anyhow::Result<()> {
+        net::vanish(self.socket.into_inner())
+            .context("a client that vanishes needs CAP_NET_ADMIN: run as root")
+    }
+}
+
+impl Report {
+    fn new(first: String, second: Attempt) -> Self {
+        let ms = (second.took.as_secs_f64() * 10_000.0).round() / 10.0;
+        let timed_out = second.flow.as_ref().is_err_and(is_timeout);
+        let connected = second.flow.is_ok();
+        let (server, seen_as, error) = match second.flow {
+            Ok(flow) => (Some(flow.server), Some(flow.seen_as), None),
+            Err(_) if timed_out => (None, None, None),
+            Err(error) => (None, None, Some(error.to_string())),
+        };
+        Self {
+            first,
+            second: server,
+            seen_as,
+            ms,
+            syn_retransmits: second.retransmits,
+            connected,
+            timed_out,
+            error,
+        }
+    }
+}
+
+/// What is left until `deadline`, as socket timeouts want it: never zero.
+fn until(deadline: Instant) -> Duration {
+    deadline
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_millis(1))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    // A read that ran into SO_RCVTIMEO says EAGAIN.
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A listener whose queue of one is taken, so that the kernel drops the next SYN.
+    fn full_listener() -> (Socket, Socket, SocketAddr) {
+        let addr: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let listener = Proto::Tcp.socket(addr).unwrap();
+        listener.bind(&addr.into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let queued = Proto::Tcp.socket(addr).unwrap();
+        queued.connect(&addr.into()).unwrap();
+        (listener, queued, addr)
+    }
+
+    fn client(to: SocketAddr, timeout: Duration) -> Client {
+        Client {
+            from: "127.0.0.1:0".parse().unwrap(),
+            to,
+            proto: Proto::Tcp,
+            timeout,
+        }
+    }
+
+    #[test]
+    fn a_lost_syn_is_counted_and_not_guessed_from_the_time() {
+        let (listener, _queued, addr) = full_listener();
+        let server = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            listener.accept().unwrap();
+            let (mut client, _) = listener.accept().unwrap();
+            client.write_all(b"rs1 127.0.0.1\n").unwrap();
+        });
+        let attempt = client(addr, Duration::from_secs(5)).connect().unwrap();
+        server.join().unwrap();
+        assert_eq!(attempt.retransmits, 1);
+        let report = Report::new("rs0".into(), attempt);
+        assert!(report.connected && !report.timed_out, "{report:?}");
+        assert_eq!(report.second.as_deref(), Some("rs1"));
+    }
+
+    #[test]
+    fn a_connection_that_never_comes_is_a_timeout() {
+        let (_listener, _queued, addr) = full_listener();
+        let attempt = client(addr, Duration::from_millis(1200)).connect().unwrap();
+        assert_eq!(attempt.retransmits, 1);
+        let report = Report::new("rs0".into(), attempt);
+        assert!(!report.connected && report.timed_out, "{report:?}");
+    }
+
+    #[test]
+    fn a_refused_connection_is_no_timeout() {
+        let addr = {
+            let (listener, ..) = full_listener();
+            listener.local_addr().unwrap().as_socket().unwrap()
+        };
+        let report = Report::new(
+            "rs0".into(),
+            client(addr, Duration::from_secs(1)).connect().unwrap(),
+        );
+        assert!(
+            !report.connected && !report.timed_out && report.error.is_some(),
+            "{report:?}"
+        );
+    }
+
+    #[test]
+    fn a_failed_command_between_is_an_error() {
+        let client = client("127.0.0.1:1".parse().unwrap(), Duration::from_secs(1));
+        assert!(client.run("test \"$FIRST\" = rs7", "rs7").is_ok());
+        assert!(client.run("false", "rs7").is_err());
+    }
+}

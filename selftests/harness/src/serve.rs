@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A real server. Each client is greeted with a line `NAME PEER` (the client's address as the
+//! server sees it), and then rules its connection by single letters; see [`Command`].
+//! One thread and one epoll instance: thousands of idle connections cost nothing but memory.
+
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use socket2::{SockAddr, Socket};
+
+use crate::net::{self, Proto};
+
+/// What a client may ask of its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Command {
+    /// Close with a FIN (SCTP: SHUTDOWN).
+    Fin = b'f',
+    /// Close with a RST (SCTP: ABORT).
+    Rst = b'r',
+    /// Stay when the client closes its side.
+    Stay = b's',
+    /// Greet again.
+    Greet = b'g',
+}
+
+impl Command {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Fin, Self::Rst, Self::Stay, Self::Greet]
+            .into_iter()
+            .find(|c| *c as u8 == byte)
+    }
+}
+
+struct Listener {
+    name: String,
+    socket: Socket,
+    proto: Proto,
+}
+
+struct Client {
+    socket: Socket,
+    greeting: String,
+    stays: bool,
+}
+
+/// What is to become of a connection after its client was heard.
+enum Fate {
+    Open,
+    Closed,
+}
+
+pub fn serve(
+    name: &str,
+    addrs: &[SocketAddr],
+    protos: &[Proto],
+    with_port: bool,
+) -> anyhow::Result<()> {
+    net::raise_file_limit()?;
+    let mut listeners = Vec::new();
+    for &proto in protos {
+        for &addr in addrs {
+            let name = match with_port {
+                true => format!("{name}:{}", addr.port()),
+                false => name.to_string(),
+            };
+            let socket = listen(addr, proto).with_context(|| cannot_listen(addr, proto))?;
+            listeners.push(Listener {
+                name,
+                socket,
+                proto,
+            });
+        }
+    }
+
+    let mut poll = Poll::new()?;
+    for (n, listener) in listeners.iter().enumerate() {
+        register(&poll, &listener.socket, Token(n))?;
+    }
+    println!("READY");
+    io::stdout().flush()?;
+
+    let mut next_token = listeners.len();
+    let mut clients = HashMap::new();
+    let mut events = Events::with_capacity(1024);
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            let token = event.token();
+            match listeners.get(token.0) {
+                Some(Listener {
+                    name,
+                    socket,
+                    proto: Proto::Udp,
+                }) => answer_datagrams(name, socket),
+                Some(Listener { name, socket, .. }) => {
+                    while let Some(client) = accept(name, socket)? {
+                        register(&poll, &client.socket, Token(next_token))?;
+                        clients.insert(Token(next_token), client);
+                        next_token += 1;
+                    }
+                }
+                // A client that is gone may have had an event left in this round.
+                None => {
+                    if let Some(Fate::Closed) = clients.get_mut(&token).map(Client::obey) {
+                        clients.remove(&token);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn listen(addr: SocketAddr, proto: Proto) -> io::Result<Socket> {
+    let socket = proto.socket(addr)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    if proto != Proto::Udp {
+        socket.listen(4096)?;
+    }
+    Ok(socket)
+}
+
+fn cannot_listen(addr: SocketAddr, proto: Proto) -> String {
+    let advice = match proto {
+        Proto::Sctp => "load the module sctp, or look for who else has the port",
+        _ => "look for who else has the port (ss -lnp)",
+    };
+    format!("cannot listen on {addr} for {proto:?}: {advice}")
+}
+
+fn register(poll: &Poll, socket: &Socket, token: Token) -> io::Result<()> {
+    poll.registry().register(
+        &mut SourceFd(&socket.as_raw_fd()),
+        token,
+        Interest::READABLE,
+    )
+}
+
+/// The next client in the queue, greeted, if there is one.
+fn accept(name: &str, listener: &Socket) -> anyhow::Result<Option<Client>> {
+    loop {
+        let (socket, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            // Reset again before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                return Err(error)
+                    .context("cannot accept: raise the limit of open files (ulimit -Hn)")
+            }
+        };
+        socket.set_nonblocking(true)?;
+        let client = Client {
+            socket,
+            greeting: greeting(name, &peer),
+            stays: false,
+        };
+        if client.greet().is_ok() {
+            return Ok(Some(client));
+        }
+    }
+}
+
+fn greeting(name: &str, peer: &SockAddr) -> String {
+    let peer = peer.as_socket().map(|peer| peer.ip().to_string());
+    format!("{name} {}\n", peer.as_deref().unwrap_or("?"))
+}
+
+fn answer_datagrams(name: &str, socket: &Socket) {
+    let mut datagram = [MaybeUninit::uninit(); 2048];
+    // An error other than an empty queue is an earlier answer's (ICMP), and no reason to stop.
+    loop {
+        match socket.recv_from(&mut datagram) {
+            Ok((_, peer)) => drop(socket.send_to(greeting(name, &peer).as_bytes(), &peer)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => {}
+        }
+    }
+}
+
+impl Client {
+    fn greet(&self) -> io::Result<()> {
+        (&self.socket).write_all(self.greeting.as_bytes())
+    }
+
+    /// Does what the client has asked for since it was last heard.
+    fn obey(&mut self) -> Fate {
+        let mut letters = [0; 64];
+        loop {
+            match (&self.socket).read(&mut letters) {
+                Ok(0) if self.stays => return Fate::Open,
+                Ok(0) => return Fate::Closed,
+                Ok(len) => {
+                    for &letter in &letters[..len] {
+                        if let Fate::Closed = self.obey_letter(letter) {
+                            return Fate::Closed;
+                        }
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Open,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Fate::Closed,
+            }
+        }
+    }
+
+    fn obey_letter(&mut self, letter: u8) -> Fate {
+        match Command::from_byte(letter) {
+            Some(Command::Fin) => Fate::Closed,
+            Some(Command::Rst) => {
+                // Without lingering, closing discards what is in flight and says so by a RST.
+                drop(self.socket.set_linger(Some(Duration::ZERO)));
+                Fate::Closed
+            }
+            Some(Command::Stay) => {
+                self.stays = true;
+                Fate::Open
+            }
+            Some(Command::Greet) => match self.greet() {
+                Ok(()) => Fate::Open,
+                Err(_) => Fate::Closed,
+            },
+            None => Fate::Open,
+        }
+    }
+}

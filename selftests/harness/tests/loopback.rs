@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The harness against itself on loopback: what it reports must be true where nothing is lost.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::Value;
+
+const HARNESS: &str = env!("CARGO_BIN_EXE_harness");
+
+/// A real server that ends with the test.
+struct Server {
+    process: Child,
+    addr: SocketAddr,
+}
+
+impl Server {
+    fn start(name: &str, protos: &[&str]) -> Option<Self> {
+        // The kernel knows a free port; the server has it a moment later.
+        let addr = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut command = Command::new(HARNESS);
+        command.args(["serve", "--name", name, "--listen", &addr.to_string()]);
+        command.args(protos.iter().flat_map(|proto| ["--proto", proto]));
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let server = Self { process, addr };
+        (line == "READY\n").then_some(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// A client address of its own for each test, below the ports that the kernel gives away.
+fn client_addr() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    format!("127.0.0.1:{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn harness(args: &[&str]) -> Output {
+    Command::new(HARNESS).args(args).output().unwrap()
+}
+
+fn reconnect(server: &Server, args: &[&str]) -> Output {
+    let (from, to) = (client_addr(), server.addr.to_string());
+    harness(&[&["reconnect", "--from", &from, "--to", &to], args].concat())
+}
+
+fn report(output: &Output) -> Value {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    serde_json::from_slice(&output.stdout).expect("one line of JSON")
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn assert_nothing_lost(report: &Value, end: &str) {
+    assert_eq!(report["first"], "rs1", "{end}: {report}");
+    assert_eq!(report["second"], "rs1", "{end}: {report}");
+    assert_eq!(report["seen_as"], "127.0.0.1", "{end}: {report}");
+    assert_eq!(report["syn_retransmits"], 0, "{end}: {report}");
+    assert_eq!(report["connected"], true, "{end}: {report}");
+    assert_eq!(report["timed_out"], false, "{end}: {report}");
+}
+
+/// Whether this process may do what the kernel gives only to the administrator of a network.
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .unwrap()
+        .contains("\nUid:\t0\t")
+}
+
+#[test]
+fn the_same_port_connects_again_at_once_after_each_end() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    for end in ["fin", "server-rst", "client-rst"] {
+        assert_nothing_lost(&report(&reconnect(&server, &["--end", end])), end);
+    }
+}
+
+#[test]
+fn a_flow_survives_a_stray_syn() {
+    if !is_root() {
+        eprintln!("skipped: raw sockets need root");
+        return;
+    }
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    assert_nothing_lost(
+        &report(&reconnect(&server, &["--end", "stray-syn"])),
+        "stray-syn",
+    );
+}
+
+/// The server still has the vanished client's connection and answers the second SYN with an
+/// acknowledgment of the first. That the client must send its SYN again shows that it sent
+/// neither FIN nor RST when it vanished.
+#[test]
+fn a_vanished_client_leaves_its_connection_behind() {
+    if !is_root() {
+        eprintln!("skipped: TCP_REPAIR needs root");
+        return;
+    }
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    for end in ["hold", "half-close"] {
+        let report = report(&reconnect(&server, &["--end", end]));
+        assert_eq!(report["connected"], true, "{end}: {report}");
+        assert_eq!(report["syn_retransmits"], 1, "{end}: {report}");
+    }
+}
+
+#[test]
+fn datagrams_are_answered() {
+    let server = Server::start("rs1", &["udp"]).unwrap();
+    let output = reconnect(&server, &["--proto", "udp", "--end", "hold"]);
+    assert_nothing_lost(&report(&output), "udp");
+}
+
+#[test]
+fn an_unanswered_datagram_is_counted_and_sent_again() {
+    let server = Server::start("rs1", &["udp"]).unwrap();
+    let pid = server.process.id();
+    // The server sleeps over the first datagram of the second flow, and answers it late.
+    let between = format!("kill -STOP {pid}; (sleep 1.5; kill -CONT {pid}) >&- 2>&- &");
+    let report = report(&reconnect(
+        &server,
+        &["--proto", "udp", "--end", "hold", "--between", &between],
+    ));
+    assert_eq!(report["connected"], true, "{report}");
+    assert_eq!(report["syn_retransmits"], 1, "{report}");
+}
+
+#[test]
+fn sctp_connects_again_after_shutdown_and_abort() {
+    let Some(server) = Server::start("rs1", &["sctp"]) else {
+        eprintln!("skipped: no SCTP");
+        return;
+    };
+    for end in ["fin", "server-rst", "client-rst"] {
+        let output = reconnect(&server, &["--proto", "sctp", "--end", end]);
+        assert_nothing_lost(&report(&output), end);
+    }
+}
+
+#[test]
+fn the_command_between_knows_the_flow_and_stays_out_of_the_report() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let output = reconnect(
+        &server,
+        &["--end", "fin", "--between", "echo \"$FIRST at $PORT\""],
+    );
+    assert_nothing_lost(&report(&output), "fin");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("rs1 at 200"));
+}
+
+#[test]
+fn a_console_does_line_by_line_what_a_command_line_does() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let mut console = Command::new(HARNESS)
+        .arg("console")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut tell = console.stdin.take().unwrap();
+    let mut said = BufReader::new(console.stdout.take().unwrap()).lines();
+    let mut hear = || said.next().unwrap().unwrap();
+
+    writeln!(tell, "recollect").unwrap();
+    assert!(hear().starts_with(r#"{"error":"#));
+
+    // A pause ends with a line, too, and that is no command.
+    let to = server.addr;
+    for _ in 0..2 {
+        let from = client_addr();
+        writeln!(tell, "reconnect --from {from} --to {to} --end fin --pause").unwrap();
+        assert_eq!(hear(), r#"{"first":"rs1"}"#);
+        writeln!(tell).unwrap();
+        assert_nothing_lost(&serde_json::from_str(&hear()).unwrap(), "fin");
+    }
+
+    drop(tell);
+    assert!(console.wait().unwrap().success());
+}
+
+#[test]
+fn without_a_first_connection_there_is_no_report() {
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let from = client_addr();
+    let output = harness(&[
+        "reconnect",
+        "--from",
+        &from,
+        "--to",
+        &nobody,
+        "--end",
+        "fin",
+    ]);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is the service up?"));
+}
+
+#[test]
+fn a_load_is_steady_and_complete() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let to = server.addr.to_string();
+    // Fewer ports than connections: each is used about three times.
+    let output = harness(&[
+        "load",
+        "--to",
+        &to,
+        "--from",
+        "127.0.0.1,127.0.0.2",
+        "--ports",
+        "21000-21049",
+        "--rate",
+        "100",
+        "--seconds",
+        "3",
+        "--hold",
+        "500ms",
+        "--end",
+        "server-rst",
+    ]);
+    let lines = lines(&output);
+    let (last, seconds) = lines.split_last().unwrap();
+    let summary = &last["summary"];
+    assert!(output.status.success(), "{summary}");
+    for key in ["opened", "connected"] {
+        assert_eq!(summary[key], 300, "{summary}");
+    }
+    assert_eq!(summary["servers"]["rs1"], 300, "{summary}");
+    assert_eq!(summary["failed"], 0, "{summary}");
+    for (n, second) in seconds[..3].iter().enumerate() {
+        assert_eq!(second["t"], n + 1);
+        assert!(
+            (50..=150).contains(&second["rs1"].as_u64().unwrap()),
+            "{second}"
+        );
+    }
+}
+
+#[test]
+fn a_load_says_when_it_has_too_few_ports() {
+    let output = harness(&[
+        "load",
+        "--to",
+        "127.0.0.1:1",
+        "--from",
+        "127.0.0.1",
+        "--ports",
+        "21100-21109",
+        "--rate",
+        "100",
+        "--seconds",
+        "1",
+        "--hold",
+        "1s",
+    ]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--ports"));
+}
+
+#[test]
+fn a_load_counts_connections_that_fail() {
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let output = harness(&[
+        "load",
+        "--to",
+        &nobody,
+        "--from",
+        "127.0.0.1",
+        "--ports",
+        "21200-21299",
+        "--rate",
+        "100",
+        "--seconds",
+        "1",
+        "--hold",
+        "0s",
+        "--connections",
+        "5",
+    ]);
+    assert!(!output.status.success());
+    let lines = lines(&output);
+    assert_eq!(lines.last().unwrap()["summary"]["failed"], 5, "{lines:?}");
+}
+
+#[test]
+fn a_burst_holds_all_of_its_connections_at_once() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let to = server.addr.to_string();
+    let output = harness(&[
+        "burst",
+        "--to",
+        &to,
+        "--from",
+        "127.0.0.1",
+        "--ports",
+        "22000-23999",
+        "--connections",
+        "2000",
+        "--servers",
+        "4",
+        "--end",
+        "client-rst",
+    ]);
+    let report = report(&output);
+    assert_eq!(report["connections"], 2000, "{report}");
+    assert_eq!(report["servers"]["rs1"], 2000, "{report}");
+    assert_eq!(report["max_over_mean"], 4.0, "{report}");
+}

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the selftests share: KTAP, waiting, and a network of namespaces around a director.
+# Sourced, not run. A script that needs the network becomes the director itself, so that it
+# reads and writes the director's /proc without a process for each look.
+#
+#                      client
+#             10.0.0.2 |    | 10.1.n.2
+#                      |    |
+#             10.0.0.1 |    |  a link of its own to each real server, past the director:
+#       the director,  |    |  replies of DR and TUN go there
+#     and the script   |    |
+#             10.2.n.1 |    |
+#                      |    |
+#             10.2.n.2 |    | 10.1.n.1
+#                      rs<n>
+#
+# IPv6 the same: fd00:0::, fd00:1:n:: and fd00:2:n::. Virtual services are in 10.9.0.0/24 and
+# fd00:9::/64, which the client reaches by way of the director. The real servers' default
+# route leads to the director, as NAT forwarding wants it. All links are point to point:
+# nobody asks for a virtual address by ARP, so the real servers may have it too.
+
+export LC_ALL=C
+
+ksft_skip=4
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+##############################################################################
+# KTAP
+
+ktap_done=0
+ktap_failed=0
+ktap_skipped=0
+
+ktap_plan() { printf 'KTAP version 1\n1..%d\n' "$1"; }
+
+ktap_ok() { echo "ok $((++ktap_done)) - $1"; }
+
+# ktap_not_ok WHAT WHY...
+ktap_not_ok()
+{
+	local why
+
+	echo "not ok $((++ktap_done)) - $1"
+	for why in "${@:2}"; do
+		echo "# ${why//$'\n'/$'\n'# }"
+	done
+	ktap_failed=$((ktap_failed + 1))
+}
+
+# ktap_skip WHAT WHY
+ktap_skip()
+{
+	echo "ok $((++ktap_done)) - $1 # SKIP $2"
+	ktap_skipped=$((ktap_skipped + 1))
+}
+
+# Nothing can be tested, and it is no fault of the kernel.
+skip_all()
+{
+	echo "KTAP version 1"
+	echo "1..0 # SKIP $*"
+	exit "$ksft_skip"
+}
+
+# Nothing more can be tested.
+bail_out()
+{
+	echo "Bail out! $*"
+	exit 1
+}
+
+# The script's end: its status tells whether all passed, any failed, or some were skipped.
+ktap_exit()
+{
+	local passed=$((ktap_done - ktap_failed - ktap_skipped))
+
+	echo "# Totals: pass:$passed fail:$ktap_failed xfail:0 xpass:0 skip:$ktap_skipped error:0"
+	((ktap_failed == 0)) || exit 1
+	((ktap_skipped == 0)) || exit "$ksft_skip"
+	exit 0
+}
+
+##############################################################################
+# What is needed
+
+need_root() { ((EUID == 0)) || skip_all "needs root"; }
+
+need_tools()
+{
+	local tool
+
+	for tool in "$@"; do
+		command -v "$tool" >/dev/null || skip_all "needs $tool"
+	done
+}
+
+need_modules()
+{
+	local module
+
+	modprobe -qa "$@" && return
+	for module in "$@"; do
+		modprobe -q "$module" || skip_all "needs the kernel module $module"
+	done
+}
+
+# Sets `harness`: given as HARNESS, or where cargo has built it.
+need_harness()
+{
+	for harness in "${HARNESS:-}" "${CARGO_TARGET_DIR:-$here/target}/release/harness" \
+		/cache/target/release/harness; do
+		[ ! -x "$harness" ] || return 0
+	done
+	skip_all "needs the harness: cargo build --release -p harness, or set HARNESS"
+}
+
+##############################################################################
+# Waiting
+
+# busywait MILLISECONDS COMMAND...: whether COMMAND succeeds within that time.
+busywait()
+{
+	local deadline=$((${EPOCHREALTIME/./} + $1 * 1000))
+
+	shift
+	until "$@"; do
+		((${EPOCHREALTIME/./} < deadline)) || return 1
+	done
+}
+
+##############################################################################
+# The network
+
+# become_director "$@": starts the script again, in a network namespace of its own. There it
+# gets `tmp`, a directory, and the script's function `cleanup` is called at its end.
+become_director()
+{
+	[ -n "${IS_DIRECTOR:-}" ] || IS_DIRECTOR=yes exec unshare --net -- "$0" "$@"
+	# shellcheck disable=SC2034 # for who sources this
+	tmp=$(mktemp -d)
+	trap cleanup EXIT
+}
+
+# in_ns NAMESPACE COMMAND...: the network only; `ip netns exec` takes twice the time.
+in_ns() { nsenter --net="/run/netns/$1" -- "${@:2}"; }
+
+# sysctl_set NAME VALUE: NAME as a path below /proc/sys/net.
+sysctl_set() { echo "$2" >"/proc/sys/net/$1" || bail_out "cannot set net/$1 to $2"; }
+
+# setup_network N: a client, and the real servers rs1 to rsN. Sets `client` and `servers`,
+# the names of their namespaces (servers[1] is rs1's).
+setup_network()
+{
+	local suffix=$$-$RANDOM n ns
+
+	harness_pids=()
+	client=client-$suffix
+	servers=()
+	for ((n = 1; n <= $1; n++)); do
+		servers[n]=rs$n-$suffix
+	done
+
+	{
+		echo "link set lo up"
+		echo "netns add $client"
+		echo "link add client type veth peer name director netns $client"
+		echo "address add 10.0.0.1/24 dev client"
+		echo "address add fd00:0::1/64 dev client nodad"
+		echo "link set client up"
+		for n in "${!servers[@]}"; do
+			ns=${servers[n]}
+			echo "netns add $ns"
+			echo "link add rs$n type veth peer name director netns $ns"
+			echo "address add 10.2.$n.1/24 dev rs$n"
+			echo "address add fd00:2:$n::1/64 dev rs$n nodad"
+			echo "link set rs$n up"
+			echo "link add rs$n netns $client type veth peer name client netns $ns"
+		done
+	} | ip -batch - || bail_out "cannot make the namespaces"
+	no_reverse_path_filter
+	sysctl_set ipv4/ip_forward 1
+	sysctl_set ipv6/conf/all/forwarding 1
+
+	{
+		echo "link set lo up"
+		echo "address add 10.0.0.2/24 dev director"
+		echo "address add fd00:0::2/64 dev director nodad"
+		echo "link set director up"
+		echo "route add 10.9.0.0/24 via 10.0.0.1"
+		echo "route add fd00:9::/64 via fd00:0::1"
+		for n in "${!servers[@]}"; do
+			echo "address add 10.1.$n.2/24 dev rs$n"
+			echo "link set rs$n up"
+		done
+	} | configure "$client"
+	in_ns "$client" bash -c "$(declare -f no_reverse_path_filter); no_reverse_path_filter"
+	for n in "${!servers[@]}"; do
+		# Replies from a virtual address of its own (DR, TUN) do not pass the director.
+		configure "${servers[n]}" <<-END
+			link set lo up
+			address add 10.2.$n.2/24 dev director
+			address add fd00:2:$n::2/64 dev director nodad
+			link set director up
+			address add 10.1.$n.1/24 dev client
+			link set client up
+			route add default via 10.2.$n.1
+			route add ::/0 via fd00:2:$n::1
+			route add default via 10.1.$n.2 table 9
+			rule add from 10.9.0.0/24 lookup 9
+		END
+		in_ns "${servers[n]}" bash -c "$(declare -f no_reverse_path_filter); no_reverse_path_filter"
+	done
+}
+
+# configure NAMESPACE: with lines of `ip` from standard input.
+configure() { ip -n "$1" -batch - || bail_out "cannot configure $1"; }
+
+# New namespaces have what the machine has as its default, whatever that is.
+no_reverse_path_filter()
+{
+	local filter
+
+	for filter in /proc/sys/net/ipv4/conf/*/rp_filter; do
+		echo 0 >"$filter"
+	done
+}
+
+# start_servers ARGUMENTS...: `harness serve` in each real server, ready when this returns.
+start_servers()
+{
+	local n said line
+
+	for n in "${!servers[@]}"; do
+		exec {said}< <(exec nsenter --net="/run/netns/${servers[n]}" -- \
+			"$harness" serve --name "rs$n" "$@" 2>&1)
+		harness_pids+=($!)
+		read -r -t 20 line <&"$said" || line="nothing within 20 s"
+		[ "$line" = READY ] || bail_out "the real server rs$n said: $line"
+		exec {said}<&-
+	done
+}
+
+# start_console NAME [COMMAND...]: `harness console`, here or where COMMAND takes it. It reads
+# what is written to descriptor console_in[NAME]; what it says is read from console_out[NAME].
+declare -A console_in=() console_out=()
+# shellcheck disable=SC2034 # for who sources this
+start_console()
+{
+	local in out
+
+	mkfifo "$tmp/$1"
+	exec {out}< <(exec "${@:2}" "$harness" console <"$tmp/$1")
+	harness_pids+=($!)
+	exec {in}>"$tmp/$1"
+	rm "$tmp/$1"
+	console_in[$1]=$in
+	console_out[$1]=$out
+}
+
+cleanup_network()
+{
+	[ -z "${harness_pids[*]}" ] || kill "${harness_pids[@]}"
+	[ -z "$client" ] || printf 'netns delete %s\n' "$client" "${servers[@]}" | ip -force -batch -
+} 2>/dev/null
