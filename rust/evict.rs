@@ -12,12 +12,12 @@
 //!
 //! | packet | cost |
 //! | --- | --- |
-//! | opens no flow | the loads of its headers; no call, no lookup, nothing written |
-//! | UDP datagram | a call, to find the namespace's IPVS, and three loads there |
-//! | TCP SYN, SCTP INIT; UDP while IPVS holds deleted real servers and `expire_nodest_conn` is 1 | one lookup in IPVS's table |
+//! | namespace without a virtual service | two loads |
+//! | opens no flow | the loads of its headers; no call (but to walk IPv6 extension headers), no lookup, nothing written |
+//! | TCP SYN, SCTP INIT | one lookup in IPVS's table |
+//! | UDP datagram | as one that opens no flow; one lookup while IPVS holds deleted real servers and `expire_nodest_conn` is 1 |
 //! | matches an old entry | a counter of this processor; where it is to be evicted, its checksum, which conntrack would compute a moment later and need not again, and one lookup in conntrack's table |
 
-use crate::bindings;
 use crate::counters::{Counters, Event};
 use crate::ipvs::{Conn, Ipvs};
 use crate::net::{Family, Id, Namespace, Packet, PerNamespace, Transport};
@@ -72,23 +72,27 @@ impl Handler for Evict {
 
     #[inline]
     fn packet(&self, state: &HookState, packet: &Packet) {
-        let Some(transport) = packet.transport(state.family()) else {
+        let family = state.family();
+        let Some(ipvs) = Ipvs::of(state.namespace()).filter(|ipvs| ipvs.has_hooks(family)) else {
             return;
         };
-        if let Some(opener) = opener(packet, transport) {
-            self.opens_flow(state, packet, transport, opener);
+        let Some(transport) = packet.transport(family) else {
+            return;
+        };
+        if let Some(opener) = opener(ipvs, packet, transport) {
+            self.opens_flow(ipvs, state, packet, transport, opener);
         }
     }
 }
 
 /// What the packet opens, if anything. A packet that conntrack would call invalid opens nothing.
 #[inline]
-fn opener(packet: &Packet, transport: Transport) -> Option<Opener> {
+fn opener(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<Opener> {
     let Transport { protocol, offset } = transport;
     let room = packet.length().checked_sub(offset)?;
 
     match protocol {
-        bindings::IPPROTO_TCP => {
+        Transport::TCP => {
             const FIN: u8 = 0x01;
             const SYN: u8 = 0x02;
             const RST: u8 = 0x04;
@@ -99,13 +103,17 @@ fn opener(packet: &Packet, transport: Transport) -> Option<Opener> {
             (flags & (SYN | ACK | RST | FIN) == SYN && (20..=room).contains(&header))
                 .then_some(Opener::TcpSyn)
         }
-        bindings::IPPROTO_SCTP => {
+        Transport::SCTP => {
             const INIT: u8 = 1;
-            let [chunk] = packet.read(offset.checked_add(12)?)?;
+            // An INIT has no verification tag, and says so.
+            let [_, _, _, _, tag @ .., _, _, _, _, chunk, _, high, low] =
+                packet.read::<16>(offset)?;
+            let length = u32::from(u16::from_be_bytes([high, low]));
 
-            (chunk == INIT).then_some(Opener::SctpInit)
+            (chunk == INIT && tag == [0; 4] && (20..=room).contains(&length))
+                .then_some(Opener::SctpInit)
         }
-        bindings::IPPROTO_UDP => {
+        Transport::UDP if ipvs.has_deleted_destinations() && ipvs.expire_nodest_conn() => {
             let [high, low] = packet.read(offset.checked_add(4)?)?;
             let length = u32::from(u16::from_be_bytes([high, low]));
 
@@ -116,20 +124,15 @@ fn opener(packet: &Packet, transport: Transport) -> Option<Opener> {
 }
 
 impl Evict {
-    /// The way of a packet that opens a flow, if IPVS is there to care.
-    fn opens_flow(&self, state: &HookState, packet: &Packet, transport: Transport, opener: Opener) {
-        let Some(ipvs) = Ipvs::of(state.namespace()) else {
-            return;
-        };
-        let cares = ipvs.has_hooks(state.family())
-            && match opener {
-                Opener::TcpSyn | Opener::SctpInit => true,
-                Opener::UdpDatagram => ipvs.has_deleted_destinations() && ipvs.expire_nodest_conn(),
-            };
-        if !cares {
-            return;
-        }
-
+    /// The way of a packet that opens a flow.
+    fn opens_flow(
+        &self,
+        ipvs: &Ipvs,
+        state: &HookState,
+        packet: &Packet,
+        transport: Transport,
+        opener: Opener,
+    ) {
         // IPVS itself would not look at these.
         let ours = match state.point() {
             Point::PreRouting => packet.is_to_host(),
@@ -186,10 +189,11 @@ fn matched(
         Err(Event::LeftReply)
     } else if conntrack.is_expected() {
         Err(Event::LeftExpected)
-    } else if conntrack.kill() {
-        Ok(Event::evicted(opener, reason))
-    } else {
+    } else if conntrack.is_dying() {
         Err(Event::LeftDying)
+    } else {
+        conntrack.kill();
+        Ok(Event::evicted(opener, reason))
     }
 }
 

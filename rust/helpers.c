@@ -15,6 +15,10 @@
 
 #include "helpers.h"
 
+#if !IS_ENABLED(CONFIG_IP_VS_NFCT) || !IS_ENABLED(CONFIG_64BIT)
+#error "Without CONFIG_IP_VS_NFCT IPVS has no such fault; 32-bit machines are not supported"
+#endif
+
 bool ip_vs_reuse_skb_ipvs_property(const struct sk_buff *skb)
 {
 	return skb->ipvs_property;
@@ -33,22 +37,32 @@ bool ip_vs_reuse_skb_nodefrag(struct sk_buff *skb)
 	return sk && sk->sk_family == PF_INET && inet_test_bit(NODEFRAG, sk);
 }
 
-/* Whether conntrack would take the packet's checksum for good: its own conditions */
+/* Whether conntrack would take the packet's checksum for good, by its own conditions */
 bool ip_vs_reuse_checksum_ok(struct sk_buff *skb, unsigned int dataoff, u8 protocol,
 			     const struct nf_hook_state *state)
 {
-	const struct sctphdr *sh;
+	const struct udphdr *uh;
+	struct udphdr _uh;
+	struct sctphdr *sh;
 
 	if (state->hook != NF_INET_PRE_ROUTING || !state->net->ct.sysctl_checksum)
 		return true;
+	if (protocol == IPPROTO_UDP) {
+		uh = skb_header_pointer(skb, dataoff, sizeof(_uh), &_uh);
+		if (!uh || !uh->check)
+			return uh;
+	}
 	if (protocol != IPPROTO_SCTP)
 		return !nf_checksum(skb, state->hook, dataoff, protocol, state->pf);
 	if (skb->ip_summed != CHECKSUM_NONE)
 		return true;
 	if (skb_ensure_writable(skb, dataoff + sizeof(*sh)))
 		return false;
-	sh = (const struct sctphdr *)(skb->data + dataoff);
-	return sh->checksum == sctp_compute_cksum(skb, dataoff);
+	sh = (struct sctphdr *)(skb->data + dataoff);
+	if (sh->checksum != sctp_compute_cksum(skb, dataoff))
+		return false;
+	skb->ip_summed = CHECKSUM_UNNECESSARY;	/* so conntrack need not compute it again */
+	return true;
 }
 
 struct nf_conn *ip_vs_reuse_nf_ct_get(const struct sk_buff *skb, unsigned int *ctinfo)
@@ -65,6 +79,11 @@ bool ip_vs_reuse_nf_ct_is_template(const struct nf_conn *ct)
 	return nf_ct_is_template(ct);
 }
 
+bool ip_vs_reuse_nf_ct_is_dying(const struct nf_conn *ct)
+{
+	return nf_ct_is_dying(ct);
+}
+
 const struct nf_conntrack_zone *
 ip_vs_reuse_nf_ct_zone_tmpl(const struct nf_conn *tmpl, const struct sk_buff *skb,
 			    struct nf_conntrack_zone *tmp)
@@ -75,11 +94,6 @@ ip_vs_reuse_nf_ct_zone_tmpl(const struct nf_conn *tmpl, const struct sk_buff *sk
 void ip_vs_reuse_nf_ct_put(struct nf_conn *ct)
 {
 	nf_ct_put(ct);
-}
-
-struct netns_ipvs *ip_vs_reuse_net_ipvs(struct net *net)
-{
-	return net_ipvs(net);
 }
 
 bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph)

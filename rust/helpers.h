@@ -12,7 +12,6 @@ struct ip_vs_conn;
 struct ip_vs_dest;
 struct ip_vs_iphdr;
 struct net;
-struct netns_ipvs;
 struct nf_conn;
 struct nf_conntrack_zone;
 struct nf_hook_state;
@@ -33,10 +32,10 @@ bool ip_vs_reuse_nf_ct_is_template(const struct nf_conn *ct);
 const struct nf_conntrack_zone *
 ip_vs_reuse_nf_ct_zone_tmpl(const struct nf_conn *tmpl, const struct sk_buff *skb,
 			    struct nf_conntrack_zone *tmp);
+bool ip_vs_reuse_nf_ct_is_dying(const struct nf_conn *ct);
 void ip_vs_reuse_nf_ct_put(struct nf_conn *ct);
 
 /* IPVS */
-struct netns_ipvs *ip_vs_reuse_net_ipvs(struct net *net);
 bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph);
 void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp);
 void ip_vs_reuse_ip_vs_dest_hold(struct ip_vs_dest *dest);

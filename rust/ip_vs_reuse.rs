@@ -43,8 +43,9 @@ pub struct Reuse {
 impl kernel::InPlaceModule for Reuse {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            p2c <- ipvs::SchedulerRegistration::new(module),
             evict <- net::Registration::new(),
+            // Last: from here on services may use it.
+            p2c <- ipvs::SchedulerRegistration::new(module),
         })
     }
 }

@@ -18,10 +18,10 @@ use crate::base::{random, Published, RcuBox};
 use crate::ipvs::{Destination, HeldDestination, Scheduler, Service};
 use crate::net::Packet;
 use crate::sampler::{self, Column, Load, Table};
-use core::sync::atomic::{AtomicUsize, Ordering};
 use kernel::{
     prelude::*,
     sync::{
+        atomic::{Atomic, AtomicFlag, Relaxed},
         rcu::{self, Guard},
         Arc,
     },
@@ -41,7 +41,7 @@ struct Servers {
     /// Added since `settled` was made.
     newcomers: KVVec<HeldDestination>,
     /// This table's part of [`WAITING`]: nothing until it has been replaced.
-    waiting: AtomicUsize,
+    waiting: Atomic<usize>,
 }
 
 /// How many servers may be added before the list of all is made anew.
@@ -49,21 +49,22 @@ const NEWCOMERS_MAX: usize = 64;
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        WAITING.fetch_sub(*self.waiting.get_mut(), Ordering::Relaxed);
+        WAITING.fetch_sub(*self.waiting.get_mut(), Relaxed);
     }
 }
 
 /// What is kept for a service.
-#[derive(Default)]
 pub struct State {
     servers: Published<Servers>,
+    /// The last change found no memory: the next must look at all servers.
+    stale: AtomicFlag,
 }
 
 /// Changes that found no memory for a new table, in all namespaces, since the module was loaded.
-static FAILED_REBUILDS: AtomicUsize = AtomicUsize::new(0);
+static FAILED_REBUILDS: Atomic<usize> = Atomic::new(0);
 
 /// Bytes of old tables that wait for their grace period, in all namespaces.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+static WAITING: Atomic<usize> = Atomic::new(0);
 
 /// How many may wait before a change waits with them: thousands of real servers that are added
 /// one by one can leave old tables faster than grace periods pass.
@@ -71,7 +72,7 @@ const WAITING_MAX: usize = 4 << 20;
 
 /// The number of changes that found no memory for a new table.
 pub fn failed_rebuilds() -> usize {
-    FAILED_REBUILDS.load(Ordering::Relaxed)
+    FAILED_REBUILDS.load(Relaxed)
 }
 
 impl Servers {
@@ -110,9 +111,16 @@ impl Servers {
             columns,
             settled,
             newcomers,
-            waiting: AtomicUsize::new(0),
+            waiting: Atomic::new(0),
         };
         RcuBox::new(servers, GFP_KERNEL).map(Some)
+    }
+
+    /// Bytes that are this table's alone.
+    fn size(&self) -> usize {
+        size_of::<Self>()
+            .saturating_add(size_of_val(&*self.columns))
+            .saturating_add(NEWCOMERS_MAX * size_of::<HeldDestination>())
     }
 
     #[inline]
@@ -156,11 +164,16 @@ impl State {
         }
     }
 
-    /// The table of the servers there are and this one; `None` if that takes the list of all.
+    /// The table in force and this server; `None` where that will not do, and all servers have
+    /// to be looked at. May sleep.
     fn with(&self, new: &Destination) -> Result<Option<RcuBox<Servers>>> {
         let mut newcomers = KVVec::with_capacity(NEWCOMERS_MAX, GFP_KERNEL)?;
         let guard = rcu::read_lock();
-        let Some(old) = self.servers.read(&guard) else {
+        let Some(old) = self
+            .servers
+            .read(&guard)
+            .filter(|_| !self.stale.load(Relaxed))
+        else {
             return Ok(None);
         };
         for server in Iterator::chain(old.newcomers.iter().map(|server| &**server), [new]) {
@@ -174,17 +187,18 @@ impl State {
         Servers::new(settled, newcomers)
     }
 
-    /// Puts a new table in force. One that could not be made is counted.
+    /// Puts a new table in force, or counts that it could not be made. May sleep.
     fn publish(&self, new: Result<Option<RcuBox<Servers>>>) -> Result {
+        self.stale.store(new.is_err(), Relaxed);
         let new = new.inspect_err(|_| {
-            FAILED_REBUILDS.fetch_add(1, Ordering::Relaxed);
+            FAILED_REBUILDS.fetch_add(1, Relaxed);
         })?;
         if let Some(old) = self.servers.replace(new) {
-            let size = size_of_val(&*old.columns);
-            old.waiting.store(size, Ordering::Relaxed);
-            WAITING.fetch_add(size, Ordering::Relaxed);
+            let size = old.size();
+            old.waiting.store(size, Relaxed);
+            WAITING.fetch_add(size, Relaxed);
         }
-        if WAITING.load(Ordering::Relaxed) > WAITING_MAX {
+        if WAITING.load(Relaxed) > WAITING_MAX {
             RcuBox::<Servers>::barrier();
         }
         Ok(())
@@ -198,7 +212,10 @@ impl Scheduler for P2c {
     type Data = State;
 
     fn init_service(service: &Service) -> Result<State> {
-        let state = State::default();
+        let state = State {
+            servers: Published::default(),
+            stale: AtomicFlag::new(false),
+        };
         state.rebuild(service)?;
         Ok(state)
     }

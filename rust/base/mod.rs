@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel crate does not have yet: values that RCU frees, and random numbers.
+//! What the kernel crate does not have, or not before 7.3: values that RCU frees, and random
+//! numbers.
 
 mod rcu;
 
-pub use self::rcu::{Published, RcuBox};
+pub use self::rcu::{synchronize_rcu, Published, RcuBox};
 
 use crate::bindings;
 

@@ -8,8 +8,21 @@ use crate::bindings;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, Ordering};
-use kernel::{alloc::Flags, prelude::*, sync::rcu::Guard, types::Opaque};
+use kernel::{
+    alloc::Flags,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Full},
+        rcu::Guard,
+    },
+    types::Opaque,
+};
+
+/// Waits for a grace period: until all read sides that have begun are over. May sleep.
+pub fn synchronize_rcu() {
+    // SAFETY: No conditions but a context that may sleep.
+    unsafe { bindings::synchronize_rcu() };
+}
 
 /// A value with what RCU needs to come back to it.
 #[repr(C)]
@@ -25,7 +38,7 @@ struct Node<T> {
 /// # Invariants
 ///
 /// The pointer is to a node that this box owns.
-pub struct RcuBox<T: Send + Sync>(NonNull<Node<T>>, PhantomData<T>);
+pub struct RcuBox<T: Send + Sync + 'static>(NonNull<Node<T>>, PhantomData<T>);
 
 // SAFETY: The box owns its value.
 unsafe impl<T: Send + Sync> Send for RcuBox<T> {}
@@ -65,8 +78,8 @@ impl<T: Send + Sync> RcuBox<T> {
         Self(node, PhantomData)
     }
 
-    /// Waits until the values of all boxes that have been dropped are. May sleep, for a grace
-    /// period and more.
+    /// Waits until the values of all boxes that have been dropped are, but not those of boxes
+    /// that were values in them. May sleep, for a grace period and more.
     pub fn barrier() {
         // SAFETY: No conditions but a context that may sleep.
         unsafe { bindings::rcu_barrier() };
@@ -113,42 +126,54 @@ impl<T: Send + Sync> Drop for RcuBox<T> {
     }
 }
 
-/// A place where readers find the newest value, if there is one.
+/// A place where readers find the newest value, if there is one. It borrows itself to them, so
+/// that its own end, unlike a value's replacement, need not wait.
 ///
 /// # Invariants
 ///
 /// The pointer is null or from [`RcuBox::into_raw`].
-pub struct Published<T: Send + Sync>(AtomicPtr<T>, PhantomData<T>);
+pub struct Published<T: Send + Sync + 'static>(Atomic<*mut T>, PhantomData<T>);
+
+// SAFETY: As for the box whose pointer it is.
+unsafe impl<T: Send + Sync> Send for Published<T> {}
+// SAFETY: As above.
+unsafe impl<T: Send + Sync> Sync for Published<T> {}
 
 impl<T: Send + Sync> Published<T> {
     /// Publishes `value`, or that there is none, and returns what was published until now, to be
     /// dropped: readers may still have it. Writers may race: the last one wins.
     pub fn replace(&self, value: Option<RcuBox<T>>) -> Option<RcuBox<T>> {
         let new = value.map_or(ptr::null_mut(), RcuBox::into_raw);
-        // Release, for those who find the new value; acquire, for the owner of the old.
-        let old = self.0.swap(new, Ordering::AcqRel);
+        // Ordered, for those who find the new value, and for the owner of the old.
+        let old = self.0.xchg(new, Full);
         // SAFETY: By the type's invariants; it cannot be found here again.
         (!old.is_null()).then(|| unsafe { RcuBox::from_raw(old) })
     }
 
     /// The newest value. Any context.
     #[inline]
-    pub fn read<'a>(&self, _guard: &'a Guard) -> Option<&'a T> {
-        // SAFETY: By the type's invariants null or valid; dropped a grace period after it can
-        // last be found here, and the guard's read side ends before that.
-        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    pub fn read<'a>(&'a self, _guard: &'a Guard) -> Option<&'a T> {
+        // SAFETY: By the type's invariants null or valid; dropped a grace period after it was
+        // replaced, when the guard's read side is over, or with this place, which is borrowed.
+        unsafe { self.0.load(Acquire).as_ref() }
     }
 }
 
 impl<T: Send + Sync> Default for Published<T> {
     /// No value.
     fn default() -> Self {
-        Self(AtomicPtr::default(), PhantomData)
+        Self(Atomic::new(ptr::null_mut()), PhantomData)
     }
 }
 
 impl<T: Send + Sync> Drop for Published<T> {
     fn drop(&mut self) {
-        self.replace(None);
+        if let Some(last) = self.replace(None) {
+            // Not by RCU: no reader is left, and a callback that comes from a callback is one
+            // that a barrier does not wait for.
+            let node = core::mem::ManuallyDrop::new(last).0;
+            // SAFETY: The node came from a `KBox`, and the box that owned it is given up.
+            drop(unsafe { KBox::from_raw(node.as_ptr()) });
+        }
     }
 }

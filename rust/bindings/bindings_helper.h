@@ -16,5 +16,8 @@
 #include <net/netfilter/nf_conntrack_core.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 
+/* The kernel crate knows struct net by name only before 7.3 */
+const size_t IP_VS_REUSE_OFFSET_OF_NET_IPVS = offsetof(struct net, ipvs);
+
 #include "../helpers.h"
 #include "../trace/trace.h"

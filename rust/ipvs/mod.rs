@@ -37,14 +37,17 @@ macro_rules! read_setting {
 }
 
 impl Ipvs {
-    /// The IPVS of a namespace, if there is one.
+    /// The IPVS of a namespace, if there is one. A load.
     #[inline]
     pub fn of(namespace: &Namespace) -> Option<&Self> {
         // SAFETY: The namespace is alive by its invariants, and so is its IPVS: the module
         // `ip_vs`, whose symbols we use, takes it away after all that registered later.
         unsafe {
-            bindings::ip_vs_reuse_net_ipvs(namespace.as_ptr())
-                .cast::<Self>()
+            namespace
+                .as_ptr()
+                .byte_add(bindings::IP_VS_REUSE_OFFSET_OF_NET_IPVS)
+                .cast::<*mut Self>()
+                .read()
                 .as_ref()
         }
     }

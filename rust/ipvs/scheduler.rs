@@ -3,7 +3,7 @@
 //! Schedulers: which real server gets a new connection.
 
 use super::{Destination, Service};
-use crate::base::RcuBox;
+use crate::base::{synchronize_rcu, RcuBox};
 use crate::bindings;
 use crate::net::Packet;
 use core::marker::PhantomData;
@@ -30,7 +30,7 @@ pub trait Scheduler: Sized + 'static {
     /// What the scheduler keeps for a service. All callbacks share it, and `schedule` runs at
     /// the same time as the others. It is dropped an RCU grace period after `done_service`, in
     /// softirq: its destructor must not sleep.
-    type Data: Send + Sync;
+    type Data: Send + Sync + 'static;
 
     /// A service begins to use this scheduler: makes its data. An error is the answer to
     /// ipvsadm, and the service stays as it was.
@@ -57,7 +57,8 @@ pub trait Scheduler: Sized + 'static {
     }
 
     /// Chooses the real server for a packet that opens a connection; `None` refuses it.
-    /// Softirq or process context, and must not sleep.
+    /// Softirq or process context, and must not sleep. Where an ICMP error opens the connection
+    /// (`schedule_icmp`), the packet is that.
     fn schedule<'a>(
         data: &'a Self::Data,
         service: &'a Service,
@@ -82,7 +83,10 @@ impl<T: Scheduler> Adapter<T> {
         unsafe { &*(*svc).sched_data.cast() }
     }
 
-    extern "C" fn init_callback(svc: *mut bindings::ip_vs_service) -> c_int {
+    /// # Safety
+    ///
+    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    unsafe extern "C" fn init_callback(svc: *mut bindings::ip_vs_service) -> c_int {
         from_result(|| {
             // SAFETY: IPVS passes a valid service, whose configuration it has locked.
             let data = T::init_service(unsafe { Service::from_raw(svc) })?;
@@ -93,7 +97,10 @@ impl<T: Scheduler> Adapter<T> {
         })
     }
 
-    extern "C" fn done_callback(svc: *mut bindings::ip_vs_service) {
+    /// # Safety
+    ///
+    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    unsafe extern "C" fn done_callback(svc: *mut bindings::ip_vs_service) {
         // SAFETY: IPVS calls this once for a service that `init_callback` took, when new
         // packets do not find the scheduler there any more.
         let (service, data) = unsafe {
@@ -131,7 +138,10 @@ impl<T: Scheduler> Adapter<T> {
         })
     }
 
-    extern "C" fn add_callback(
+    /// # Safety
+    ///
+    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    unsafe extern "C" fn add_callback(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
@@ -139,7 +149,10 @@ impl<T: Scheduler> Adapter<T> {
         unsafe { Self::change(svc, dest, T::add_destination) }
     }
 
-    extern "C" fn delete_callback(
+    /// # Safety
+    ///
+    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    unsafe extern "C" fn delete_callback(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
@@ -147,7 +160,10 @@ impl<T: Scheduler> Adapter<T> {
         unsafe { Self::change(svc, dest, T::delete_destination) }
     }
 
-    extern "C" fn update_callback(
+    /// # Safety
+    ///
+    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    unsafe extern "C" fn update_callback(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
@@ -155,7 +171,10 @@ impl<T: Scheduler> Adapter<T> {
         unsafe { Self::change(svc, dest, T::update_destination) }
     }
 
-    extern "C" fn schedule_callback(
+    /// # Safety
+    ///
+    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    unsafe extern "C" fn schedule_callback(
         svc: *mut bindings::ip_vs_service,
         skb: *const bindings::sk_buff,
         _header: *mut bindings::ip_vs_iphdr,
@@ -192,6 +211,9 @@ unsafe impl<T: Scheduler> Sync for SchedulerRegistration<T> {}
 impl<T: Scheduler> SchedulerRegistration<T> {
     /// Registers the scheduler. May sleep. `EINVAL` where there is one of that name, `ENOENT`
     /// where IPVS is going away.
+    ///
+    /// The last step of a module's initialization: services may use the scheduler from here on,
+    /// and the kernel does not ask them when it unloads a module whose initialization failed.
     pub fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scheduler <- Opaque::try_ffi_init(move |place: *mut bindings::ip_vs_scheduler| {
@@ -225,11 +247,9 @@ impl<T: Scheduler> PinnedDrop for SchedulerRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: It was registered by `new`, or this object would not be. No service uses it,
         // or the module could not go.
-        unsafe {
-            bindings::unregister_ip_vs_scheduler(self.scheduler.get());
-            // Packets may still be in `schedule`,
-            bindings::synchronize_rcu();
-        }
+        unsafe { bindings::unregister_ip_vs_scheduler(self.scheduler.get()) };
+        // Packets may still be in `schedule`,
+        synchronize_rcu();
         // and the data of services that are gone may wait for theirs.
         RcuBox::<T::Data>::barrier();
     }

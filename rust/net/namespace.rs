@@ -7,14 +7,13 @@
 use crate::bindings;
 use crate::netfilter::{Handler, Hooks};
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
     error::{from_result, to_result},
-    ffi::{c_int, c_void},
+    ffi::{c_int, c_uint, c_void},
     prelude::*,
     seq_file::SeqFile,
+    sync::atomic::{AtomicFlag, Full, Release},
     types::Opaque,
 };
 
@@ -45,23 +44,23 @@ impl Namespace {
 }
 
 /// The number under which a [`PerNamespace`] type is found in each namespace. One static each.
-pub struct Id(AtomicU32);
+pub struct Id {
+    number: Opaque<c_uint>,
+    taken: AtomicFlag,
+}
+
+// SAFETY: `number` is written by the core, before the first callback, in a registration that has
+// `taken` the id; from then on it is only read.
+unsafe impl Sync for Id {}
 
 impl Id {
     /// Not yet registered.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    /// Where the core puts the number (`struct pernet_operations`). It is written once, before
-    /// the first callback, and only read from then on.
-    fn as_ptr(&self) -> *mut u32 {
-        self.0.as_ptr()
-    }
-
-    fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        Self {
+            number: Opaque::zeroed(),
+            taken: AtomicFlag::new(false),
+        }
     }
 }
 
@@ -87,7 +86,7 @@ pub trait PerNamespace: Handler + Send {
 /// What lies in a namespace for a `T`, in memory that the core allocates zeroed and frees.
 struct Slot<T: PerNamespace> {
     state: T,
-    hooks: ManuallyDrop<Hooks<T>>,
+    hooks: Hooks<T>,
 }
 
 /// A [`PerNamespace`] type that is in place in every namespace, those to come included, until
@@ -106,7 +105,7 @@ unsafe impl<T: PerNamespace> Sync for Registration<T> {}
 
 impl<T: PerNamespace> Registration<T> {
     /// Puts a `T` into every namespace. May sleep. Errors: those of [`PerNamespace::new`],
-    /// `ENOMEM`, and what netfilter says to the hooks.
+    /// `ENOMEM`, `EBUSY` where the id is in use, and what netfilter says to the hooks.
     pub fn new() -> impl PinInit<Self, Error> {
         const {
             // What the core allocates is aligned for pointers and no more.
@@ -114,11 +113,14 @@ impl<T: PerNamespace> Registration<T> {
         }
         try_pin_init!(Self {
             ops <- Opaque::try_ffi_init(|ops: *mut bindings::pernet_operations| {
+                if T::id().taken.xchg(true, Full) {
+                    return Err(EBUSY);
+                }
                 let callbacks = bindings::pernet_operations {
                     init: Some(Self::init_callback),
                     pre_exit: Some(Self::pre_exit_callback),
                     exit: Some(Self::exit_callback),
-                    id: T::id().as_ptr(),
+                    id: T::id().number.get(),
                     size: size_of::<Slot<T>>(),
                     ..Default::default()
                 };
@@ -128,6 +130,7 @@ impl<T: PerNamespace> Registration<T> {
                     ops.write(callbacks);
                     to_result(bindings::register_pernet_subsys(ops))
                 }
+                .inspect_err(|_| T::id().taken.store(false, Release))
             }),
             _state: PhantomData,
         })
@@ -141,10 +144,13 @@ impl<T: PerNamespace> Registration<T> {
     /// `init_callback` and the end of its call of `exit_callback`.
     unsafe fn slot(net: *mut bindings::net) -> *mut Slot<T> {
         // SAFETY: By the contract the id is valid in this namespace.
-        unsafe { bindings::ip_vs_reuse_net_generic(net, T::id().get()).cast() }
+        unsafe { bindings::ip_vs_reuse_net_generic(net, *T::id().number.get()).cast() }
     }
 
-    extern "C" fn init_callback(net: *mut bindings::net) -> c_int {
+    /// # Safety
+    ///
+    /// To be called by the core only, for a registration of this type.
+    unsafe extern "C" fn init_callback(net: *mut bindings::net) -> c_int {
         from_result(|| {
             // SAFETY: The core passes a namespace that is being set up, or one in use.
             let namespace = unsafe { Namespace::from_raw(net) };
@@ -173,15 +179,15 @@ impl<T: PerNamespace> Registration<T> {
             let hooks = if file.is_null() {
                 Err(ENOMEM)
             } else {
-                // SAFETY: The state stays until `exit_callback`, and between the end of the hooks
-                // in `pre_exit_callback` and that call the core waits for a grace period.
+                // SAFETY: `pre_exit_callback` unregisters the hooks; they and the state stay until
+                // `exit_callback`, and in between the core waits for a grace period.
                 unsafe { Hooks::register(namespace, state) }
             };
 
             match hooks {
                 Ok(hooks) => {
                     // SAFETY: As for the state. Packets see the state only, never this.
-                    unsafe { (&raw mut (*slot).hooks).write(ManuallyDrop::new(hooks)) };
+                    unsafe { (&raw mut (*slot).hooks).write(hooks) };
                     Ok(0)
                 }
                 Err(err) => {
@@ -200,19 +206,25 @@ impl<T: PerNamespace> Registration<T> {
         })
     }
 
-    extern "C" fn pre_exit_callback(net: *mut bindings::net) {
+    /// # Safety
+    ///
+    /// To be called by the core only, for a registration of this type.
+    unsafe extern "C" fn pre_exit_callback(net: *mut bindings::net) {
         // SAFETY: The core calls this once after a successful `init_callback`, which filled the
-        // slot, and nobody else looks at `hooks`.
+        // slot, and waits for a grace period before it calls `exit_callback`.
         unsafe {
-            ManuallyDrop::drop(&mut (*Self::slot(net)).hooks);
+            (*Self::slot(net)).hooks.unregister();
             Self::remove_file(net);
         }
     }
 
-    extern "C" fn exit_callback(net: *mut bindings::net) {
-        // SAFETY: The core calls this once, after `pre_exit_callback` and a grace period: no
-        // packet and no reader of the file has the state any more.
-        unsafe { (&raw mut (*Self::slot(net)).state).drop_in_place() };
+    /// # Safety
+    ///
+    /// To be called by the core only, for a registration of this type.
+    unsafe extern "C" fn exit_callback(net: *mut bindings::net) {
+        // SAFETY: The core calls this once, after `pre_exit_callback` and a grace period: nobody
+        // has the slot any more.
+        unsafe { Self::slot(net).drop_in_place() };
     }
 
     /// # Safety
@@ -229,7 +241,10 @@ impl<T: PerNamespace> Registration<T> {
         };
     }
 
-    extern "C" fn show_callback(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+    /// # Safety
+    ///
+    /// To be called by the core only, for a registration of this type.
+    unsafe extern "C" fn show_callback(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
         // SAFETY: The file is one of `proc_create_net_single()`, whose open keeps the namespace.
         // While the file is there, so is the state.
         let (file, state) = unsafe {
@@ -246,5 +261,6 @@ impl<T: PerNamespace> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: It was registered by `new`, or this object would not be.
         unsafe { bindings::unregister_pernet_subsys(self.ops.get()) };
+        T::id().taken.store(false, Release);
     }
 }

@@ -21,10 +21,19 @@ pub struct Packet(Opaque<bindings::sk_buff>);
 /// Where the transport header of an unfragmented packet is.
 #[derive(Clone, Copy)]
 pub struct Transport {
-    /// The protocol's number: `IPPROTO_TCP` and so on.
-    pub protocol: u32,
+    /// The protocol's number: [`Transport::TCP`] and so on.
+    pub protocol: u8,
     /// Bytes from the network header.
     pub offset: u32,
+}
+
+impl Transport {
+    /// `IPPROTO_TCP`
+    pub const TCP: u8 = bindings::IPPROTO_TCP as u8;
+    /// `IPPROTO_UDP`
+    pub const UDP: u8 = bindings::IPPROTO_UDP as u8;
+    /// `IPPROTO_SCTP`
+    pub const SCTP: u8 = bindings::IPPROTO_SCTP as u8;
 }
 
 impl Packet {
@@ -103,7 +112,7 @@ impl Packet {
             return None;
         }
         Some(Transport {
-            protocol: header[9].into(),
+            protocol: header[9],
             offset: u32::from(header[0] & 0xf) * 4,
         })
     }
@@ -111,18 +120,17 @@ impl Packet {
     #[inline]
     fn transport_ipv6(&self) -> Option<Transport> {
         const LENGTH: u32 = 40;
-        let [next] = self.read::<1>(6)?;
+        // Hop-by-hop options, routing, fragment, authentication, destination options
+        const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
+        let [protocol] = self.read::<1>(6)?;
 
-        match next.into() {
-            protocol @ (bindings::IPPROTO_TCP | bindings::IPPROTO_UDP | bindings::IPPROTO_SCTP) => {
-                Some(Transport {
-                    protocol,
-                    offset: LENGTH,
-                })
-            }
-            bindings::IPPROTO_ICMPV6 => None,
-            _ => self.transport_behind_extensions(),
+        if EXTENSIONS.contains(&protocol) {
+            return self.transport_behind_extensions();
         }
+        Some(Transport {
+            protocol,
+            offset: LENGTH,
+        })
     }
 
     /// The way of packets with extension headers: they pay for a walk.

@@ -127,12 +127,19 @@ impl Conntrack {
         !unsafe { (*self.ct.as_ptr()).master }.is_null()
     }
 
-    /// Takes it out of the table, and tells whether it was this call that did. Listeners are
-    /// told. Softirq or process context.
+    /// Whether it is going away already.
     #[inline]
-    pub fn kill(&self) -> bool {
+    pub fn is_dying(&self) -> bool {
+        // SAFETY: Valid by the type's invariants.
+        unsafe { bindings::ip_vs_reuse_nf_ct_is_dying(self.ct.as_ptr()) }
+    }
+
+    /// Takes it out of the table. Listeners are told. Softirq or process context.
+    #[inline]
+    pub fn kill(&self) {
+        // What it answers, whether the listeners have heard, makes no difference to the table.
         // SAFETY: Valid by the type's invariants; no netlink port asked for it.
-        unsafe { bindings::nf_ct_delete(self.ct.as_ptr(), 0, 0) }
+        unsafe { bindings::nf_ct_delete(self.ct.as_ptr(), 0, 0) };
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
+use crate::base::synchronize_rcu;
 use crate::bindings;
 use crate::net::{Family, Namespace, Packet, Transport};
 use core::marker::PhantomData;
@@ -92,24 +93,26 @@ impl HookState {
     /// Whether the packet's checksum is good in conntrack's eyes, by its own setting
     /// (`nf_conntrack_checksum`). A sum that was computed is kept for those who ask later.
     pub fn checksum_is_good(&self, packet: &Packet, transport: Transport) -> bool {
+        if transport.offset > packet.length() {
+            return false;
+        }
         // SAFETY: Packet and state are valid by their invariants.
         unsafe {
             bindings::ip_vs_reuse_checksum_ok(
                 packet.as_ptr(),
                 transport.offset,
-                transport.protocol as u8,
+                transport.protocol,
                 self.as_ptr(),
             )
         }
     }
 }
 
-/// A handler's hooks in one namespace, until this is dropped. Packets may still be with the
-/// handler for an RCU grace period after that.
+/// A handler's hooks in one namespace.
 ///
 /// # Invariants
 ///
-/// `ops` are registered in the namespace, which is alive.
+/// `ops` are registered in the namespace, which is alive, or were until [`Hooks::unregister`].
 pub struct Hooks<H: Handler> {
     net: NonNull<bindings::net>,
     ops: KVec<bindings::nf_hook_ops>,
@@ -122,8 +125,9 @@ impl<H: Handler> Hooks<H> {
     ///
     /// # Safety
     ///
-    /// `handler` is valid, and not changed but through `&H`, until an RCU grace period has
-    /// passed after the returned object is dropped; the namespace is alive until it is dropped.
+    /// The returned object is unregistered once, while the namespace is alive, and `handler` is
+    /// valid, and not changed but through `&H`, until an RCU grace period has passed after that.
+    /// The object is not dropped before that either: who lists hooks reads it under RCU.
     pub(crate) unsafe fn register(namespace: &Namespace, handler: *const H) -> Result<Self> {
         let mut ops = KVec::with_capacity(H::PLACES.len(), GFP_KERNEL)?;
         for place in H::PLACES {
@@ -150,8 +154,7 @@ impl<H: Handler> Hooks<H> {
         });
         if let Err(err) = registered {
             // Some may have stood for a moment.
-            // SAFETY: No conditions but a context that may sleep.
-            unsafe { bindings::synchronize_rcu() };
+            synchronize_rcu();
             return Err(err);
         }
 
@@ -161,6 +164,22 @@ impl<H: Handler> Hooks<H> {
             ops,
             _handler: PhantomData,
         })
+    }
+
+    /// Takes the handler out of the way. Packets may still be with it for an RCU grace period.
+    ///
+    /// # Safety
+    ///
+    /// As promised to [`Hooks::register`]: once, and the namespace is alive.
+    pub(crate) unsafe fn unregister(&self) {
+        // SAFETY: By the contract and the type's invariants they are registered.
+        unsafe {
+            bindings::nf_unregister_net_hooks(
+                self.net.as_ptr(),
+                self.ops.as_ptr(),
+                self.ops.len() as c_uint,
+            )
+        };
     }
 
     /// # Safety
@@ -183,18 +202,5 @@ impl<H: Handler> Hooks<H> {
         };
         handler.packet(state, packet);
         bindings::NF_ACCEPT
-    }
-}
-
-impl<H: Handler> Drop for Hooks<H> {
-    fn drop(&mut self) {
-        // SAFETY: By the type's invariants.
-        unsafe {
-            bindings::nf_unregister_net_hooks(
-                self.net.as_ptr(),
-                self.ops.as_ptr(),
-                self.ops.len() as c_uint,
-            )
-        };
     }
 }

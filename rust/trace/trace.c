@@ -12,6 +12,7 @@
 static void ip_vs_reuse_trace_addr(u8 *to, u16 af, const union nf_inet_addr *addr,
 				   __be16 port)
 {
+	memset(to, 0, sizeof(struct sockaddr_in6));
 	if (af == AF_INET6) {
 		struct sockaddr_in6 sin6 = {
 			.sin6_family = AF_INET6, .sin6_addr = addr->in6, .sin6_port = port,
@@ -40,4 +41,3 @@ void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason)
 
 /* What module! has no word for */
 MODULE_VERSION(IP_VS_REUSE_VERSION);
-MODULE_SOFTDEP("pre: ip_vs nf_conntrack");

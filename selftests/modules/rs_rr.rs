@@ -16,9 +16,14 @@ pub mod netfilter;
 #[path = "../../rust/policy.rs"]
 pub mod policy;
 
-use core::sync::atomic::{AtomicUsize, Ordering};
 use ipvs::{Destination, Scheduler, SchedulerRegistration, Service};
-use kernel::{prelude::*, sync::rcu::Guard};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        rcu::Guard,
+    },
+};
 
 module! {
     type: Module,
@@ -36,21 +41,21 @@ impl Scheduler for RoundRobin {
     const NAME: &'static CStr = c"rs_rr";
 
     /// Whose turn it is, counted on for ever.
-    type Data = AtomicUsize;
+    type Data = Atomic<usize>;
 
-    fn init_service(_: &Service) -> Result<AtomicUsize> {
-        Ok(AtomicUsize::new(0))
+    fn init_service(_: &Service) -> Result<Atomic<usize>> {
+        Ok(Atomic::new(0))
     }
 
     fn schedule<'a>(
-        turn: &'a AtomicUsize,
+        turn: &'a Atomic<usize>,
         service: &'a Service,
         _: &net::Packet,
         guard: &'a Guard,
     ) -> Option<&'a Destination> {
         let may = |server: &&Destination| server.weight() > 0 && !server.is_overloaded();
         let count = service.destinations(guard).filter(may).count();
-        let turn = turn.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
+        let turn = turn.fetch_add(1, Relaxed).checked_rem(count)?;
 
         service.destinations(guard).filter(may).nth(turn)
     }
