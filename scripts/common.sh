@@ -36,7 +36,7 @@ lock() {
 need_space() {
 	local free
 	free=$(df --output=avail -B1G "$cache" | tail -n 1)
-	((free >= $1)) || die "$cache has $free GB free and this step needs $1: free some, or set XDG_CACHE_HOME to a larger disk"
+	((free >= $1)) || die "$cache has $((free)) GB free and this step needs $1: free some, or set XDG_CACHE_HOME to a larger disk"
 }
 
 # step LOG WHAT COMMAND...: runs a long step with its output in LOG, or to the terminal with V=1.
@@ -46,10 +46,20 @@ step() {
 	say "$what"
 	mkdir -p "$(dirname "$log")"
 	if [ -n "${V:-}" ]; then
-		"$@" 2>&1 | tee "$log" >&2 || die "failed: $what (log: $log)"
+		"$@" 2>&1 | tee "$log" >&2 || failed "$what" "$log"
 	elif ! "$@" >"$log" 2>&1; then
-		tail -n 15 "$log" >&2
-		die "failed: $what (log: $log)"
+		tail -n 10 "$log" | cut -c 1-200 >&2
+		failed "$what" "$log"
 	fi
 	say "done in $((SECONDS - start)) s"
+}
+
+failed() {
+	local why=
+	if grep -qE 'failure resolving|Could not (resolve|connect)|Network is unreachable|Failed to fetch' "$2"; then
+		why=": the network or the package archive cannot be reached"
+	elif grep -q 'No space left' "$2"; then
+		why=": the disk is full"
+	fi
+	die "failed: $1$why (log: $2)"
 }

@@ -50,7 +50,7 @@ fi
 # packaged RELEASE: whether the archive has what is needed of it. Names are compared
 # here: apt takes the dots and pluses of one that it does not know for a pattern.
 packaged() {
-	[ "$(apt-cache pkgnames linux- | grep -cxF -e "linux-image-$1" -e "linux-headers-$1")" = 2 ]
+	apt-cache pkgnames linux- | grep -cxF -e "linux-image-$1" -e "linux-headers-$1" | grep -qx 2
 }
 
 # newest SERIES: the newest packaged cloud kernel of a series such as 7.3.
@@ -62,10 +62,13 @@ newest() {
 		done
 }
 
-# resolve KERNEL: the release that it means now.
+# resolve KERNEL: the release that it means now, or nothing.
 resolve() {
-	packaged "$1" && echo "$1" && return
-	newest "$1"
+	if packaged "$1"; then
+		echo "$1"
+	else
+		newest "$1" || true
+	fi
 }
 
 say "looking for Linux $1 in the archive"
@@ -76,7 +79,7 @@ if [ -z "$release" ]; then
 fi
 if [ -z "$release" ]; then
 	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$1" || true)
-	[ -n "$series" ] && release=$(newest "$series")
+	[ -z "$series" ] || release=$(newest "$series" || true)
 	[ -n "$release" ] ||
 		die "the archive has no Linux '$1': KERNEL is a release such as 7.3.4+deb13-cloud-$arch or a series such as 7.3"
 	say "Linux $1 has left the archive: taking $release, the newest of its series"
@@ -88,6 +91,7 @@ series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
 
 if ! whole "$release"; then
 	work=$dir.work
+	trap 'rm -rf "$work"' EXIT
 	rm -rf "$dir" "$work"
 	mkdir -p "$work/debs" "$work/tree"
 
@@ -158,7 +162,6 @@ if ! whole "$release"; then
 	ln -sfn "$dir" "$modules/build"
 	ln -sf "$modules/vmlinuz" "/boot/vmlinuz-$release"	# where virtme-ng looks
 	depmod "$release"
-	rm -rf "$work"
 	echo "$self" >"$dir/.complete"
 fi
 

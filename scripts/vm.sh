@@ -9,7 +9,7 @@
 # a prompt, MODULE loaded.
 #
 # A hang, a panic, or a warning in the kernel's log is a failure, whatever COMMAND said.
-# VM_TIMEOUT: seconds until a machine counts as hung (900).
+# VM_TIMEOUT: seconds until a machine counts as hung (1800).
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -71,14 +71,14 @@ fi
 
 # Through pipes, both: the machine and its command would overwrite each other in a file.
 status=0
-timeout --kill-after=10 "${VM_TIMEOUT:-900}" \
+timeout --kill-after=10 "${VM_TIMEOUT:-1800}" \
 	"${boot[@]}" --verbose --append "panic=-1 oops=panic" --exec "bash $script" \
 	</dev/null 2> >(cat >"$log") | cat || status=$?
 
 bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|memory leak|unregister_netdevice: waiting'
 if ((status == 124 || status == 137)); then
 	tail -n 25 "$log" >&2
-	die "the machine did not end within ${VM_TIMEOUT:-900} s (log: $shown)"
+	die "the machine did not end within ${VM_TIMEOUT:-1800} s (log: $shown)"
 elif grep -qE "$bad" "$log"; then
 	grep -nE -m 1 -A 25 "$bad" "$log" >&2
 	die "the kernel complained (log: $shown)"
