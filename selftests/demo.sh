@@ -11,6 +11,7 @@ export RESULTS
 echo "Linux $(uname -r) is up. Each case runs on the stock kernel, then with the module:"
 "$(dirname "$0")/conn_reuse.sh" | sed -u -e '/^KTAP/d; /^1\.\./d; /^# Totals/d' -e 's/^ok [0-9]* - /  /'
 status=$?
+((status != 4)) || status=0	# something was skipped, and it was said
 
 echo
 "$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)"
