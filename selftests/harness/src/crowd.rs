@@ -255,16 +255,7 @@ impl Crowd {
                 (Ok(_), _) => {}
                 (Err(error), _) => {
                     if error.kind() == io::ErrorKind::ConnectionRefused {
-                        let now = SystemTime::now();
-                        let since_1970 = |time: SystemTime| {
-                            time.duration_since(UNIX_EPOCH)
-                                .unwrap_or_default()
-                                .as_millis()
-                        };
-                        let began = now - client.opened.elapsed();
-                        self.tally
-                            .refused
-                            .push([since_1970(began), since_1970(now)]);
+                        self.tally.refused.push(until_now(client.opened));
                     }
                     self.fail(id, &error.to_string());
                 }
@@ -343,6 +334,16 @@ impl Crowd {
         self.connecting -= usize::from(client.phase == Phase::Connecting);
         Some(client)
     }
+}
+
+/// From `start` to now, in milliseconds since 1970.
+fn until_now(start: Instant) -> [u128; 2] {
+    let now = SystemTime::now();
+    [now - start.elapsed(), now].map(|time| {
+        time.duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis()
+    })
 }
 
 /// Every source address with every source port, addresses first, around and around.

@@ -19,6 +19,10 @@ struct Server {
 
 impl Server {
     fn start(name: &str, protos: &[&str]) -> Option<Self> {
+        Self::start_with(name, protos, &[])
+    }
+
+    fn start_with(name: &str, protos: &[&str], args: &[&str]) -> Option<Self> {
         // The kernel knows a free port; the server has it a moment later.
         let addr = TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -27,6 +31,7 @@ impl Server {
         let mut command = Command::new(HARNESS);
         command.args(["serve", "--name", name, "--listen", &addr.to_string()]);
         command.args(protos.iter().flat_map(|proto| ["--proto", proto]));
+        command.args(args);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
@@ -308,7 +313,13 @@ fn a_load_counts_connections_that_fail() {
     ]);
     assert!(!output.status.success());
     let lines = lines(&output);
-    assert_eq!(lines.last().unwrap()["summary"]["failed"], 5, "{lines:?}");
+    let summary = &lines.last().unwrap()["summary"];
+    assert_eq!(summary["failed"], 5, "{summary}");
+    let refused = summary["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 5, "{summary}");
+    for times in refused {
+        assert!(times[0].as_u64() <= times[1].as_u64(), "{summary}");
+    }
 }
 
 #[test]
@@ -334,4 +345,40 @@ fn a_burst_holds_all_of_its_connections_at_once() {
     assert_eq!(report["connections"], 2000, "{report}");
     assert_eq!(report["servers"]["rs1"], 2000, "{report}");
     assert_eq!(report["max_over_mean"], 4.0, "{report}");
+}
+
+#[test]
+fn a_server_may_tell_its_ports_apart() {
+    let server = Server::start_with("rs1", &["tcp"], &["--with-port"]).unwrap();
+    let (to, port) = (server.addr.to_string(), server.addr.port());
+    let output = harness(&[
+        "burst",
+        "--to",
+        &to,
+        "--from",
+        "127.0.0.1",
+        "--ports",
+        "24000-24099",
+        "--connections",
+        "10",
+    ]);
+    let report = report(&output);
+    assert_eq!(report["servers"][format!("rs1:{port}")], 10, "{report}");
+}
+
+#[test]
+fn datagrams_are_sent_and_timed() {
+    let server = Server::start("rs1", &["udp"]).unwrap();
+    let (from, to) = (client_addr(), server.addr.to_string());
+    let sent = report(&harness(&[
+        "datagrams",
+        "--from",
+        &from,
+        "--to",
+        &to,
+        "--count",
+        "10",
+    ]));
+    assert_eq!(sent["datagrams"], 10, "{sent}");
+    assert!(sent["ns_each"].as_u64() > Some(0), "{sent}");
 }
