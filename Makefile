@@ -24,22 +24,20 @@ help:
 	@echo 'KERNEL=$(KERNEL)    a release, or a series for its newest cloud kernel; your own: KERNEL=$$(uname -r)'
 	@echo 'V=1           show the commands and their output'
 
-.PHONY: root kernel module harness
+.PHONY: root kernel module
 root:
 	$(Q)scripts/buildroot.sh
 kernel: root
 	$(Q)scripts/kernel.sh >/dev/null
 module: kernel
 	$(Q)scripts/module.sh --here >/dev/null
-harness: root
-	$(Q)scripts/harness.sh
 
 .PHONY: demo test shell lint
-demo: kernel harness
+demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
-test: kernel harness
+test: kernel
 	$(Q)scripts/test.sh
-shell: kernel harness
+shell: kernel
 	$(Q)scripts/in-vm.sh --shell
 lint: kernel
 	$(Q)scripts/lint.sh

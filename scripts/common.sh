@@ -32,6 +32,18 @@ lock() {
 	flock "$lock_fd"
 }
 
+# fresh_target: cargo goes by time stamps, and several checkouts share what it builds in the
+# cache. What it built of another tree must not pass for this one's.
+fresh_target() {
+	local sources made
+	mapfile -t sources < <(find "$top/selftests" "$top/rust" -name '*.rs' -o -name 'Cargo.*' | sort)
+	made=$(key "${sources[@]}")
+	[ "$(cat "$cache/target/.made-from" 2>/dev/null)" != "$made" ] || return 0
+	"$top/scripts/enter.sh" cargo clean --quiet --manifest-path selftests/Cargo.toml -p harness -p host
+	mkdir -p "$cache/target"
+	echo "$made" >"$cache/target/.made-from"
+}
+
 # need_space GIGABYTES: stop before a step that would fill the disk.
 need_space() {
 	local free

@@ -11,7 +11,7 @@
 
 release=$("$top/scripts/kernel.sh")
 MODULE=$("$top/scripts/module.sh")/ip_vs_reuse.ko
-HARNESS=/cache/target/release/harness
+HARNESS=$("$top/scripts/harness.sh")
 VM_ENV="MODULE HARNESS V"
 export MODULE HARNESS V VM_ENV
 exec "$top/scripts/vm.sh" "$release" "$@"

@@ -14,8 +14,8 @@ release=$("$top/scripts/kernel.sh")
 mapfile -t sources < <(find "$top/Kbuild" "$top/rust" "$top/selftests/modules" -type f | sort)
 name=module-$release-$(key "${sources[@]}" "$root/usr/src/rust-linux-$release/.complete")
 
-if [ ! -e "$cache/$name" ]; then
-	lock module
+[ -e "$cache/$name" ] || lock module
+if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
 	rm -rf "$cache/$name.new"
 	mkdir -p "$cache/$name.new"
 	step "$cache/log/module.log" "building ip_vs_reuse.ko for Linux $release" \

@@ -10,9 +10,11 @@
 log=$cache/log/test.log
 mkdir -p "$cache/log"
 
-on_host() {
+on_host() (
+	lock cargo
+	fresh_target
 	"$top/scripts/enter.sh" cargo test --locked --quiet --manifest-path selftests/Cargo.toml --workspace
-}
+)
 
 in_vm() {
 	"$top/scripts/in-vm.sh" selftests/run.sh module.sh conn_reuse.sh p2c.sh

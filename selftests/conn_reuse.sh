@@ -54,9 +54,9 @@ cases="server_fin client_rst server_rst server_rst_ipv6 server_rst_to_director
 	server_rst_masqueraded server_rst_in_zone
 	dr_half_closed dr_client_rst tun_half_closed
 	sctp_abort sctp_shutdown_drained udp_server_deleted server_deleted
-	live_flow_stays new_rule_catches
+	live_flow_stays damaged_syn_evicts_nothing new_rule_catches
 	mode_0_sticks persistence_sticks untracked_needs_nothing"
-checks_of_the_module="counters_are_readable later_namespaces_are_covered
+checks_of_the_module="counters_are_readable tracepoints_tell later_namespaces_are_covered
 	rmmod_restores_stock insmod_again rmmod_under_load"
 
 ##############################################################################
@@ -338,6 +338,7 @@ declare -A label_of=(
 	[udp_server_deleted]="UDP, server deleted"
 	[server_deleted]="still open, server deleted"
 	[live_flow_stays]="a live flow stays when a stray SYN comes"
+	[damaged_syn_evicts_nothing]="a damaged SYN evicts nothing"
 	[new_rule_catches]="a rule for new connections catches the reused port"
 	[mode_0_sticks]="conn_reuse_mode=0 sticks to the server"
 	[persistence_sticks]="a persistent service sticks to the server"
@@ -570,6 +571,30 @@ live_flow_stays()
 	evicts
 }
 
+# The server is drained: a SYN in order would end the flow.
+damaged_syn_evicts_nothing()
+{
+	settings 1 1
+	nft -f - <<-END
+		table inet damaged {
+			chain input {
+				type filter hook input priority filter
+				ct state invalid drop
+			}
+		}
+	END
+	reconnect "$nat" noted_and_drained --end damaged-syn
+	nft delete table inet damaged
+	undrain -t "$nat"
+	[ "$(conntrack_id)" = "$noted" ] || fault "its conntrack is not the same any more"
+	[ "$connected" = true ] || fault "the flow does not go on"
+	stays
+	evicts
+	[ "$half" = stock ] || [[ $(</proc/net/ip_vs_reuse) != *"left_bad_checksum 0"* ]] ||
+		fault "it was not seen"
+}
+
+noted_and_drained() { note_conntrack; drain -t "$nat"; }
 note_conntrack() { noted=$(conntrack_id); }
 conntrack_id() { conntrack -L -p tcp --orig-port-src "$port" -o id 2>/dev/null | grep -o 'id=[0-9]*'; }
 
@@ -639,6 +664,7 @@ untracked_needs_nothing()
 
 declare -A label_of_check=(
 	[counters_are_readable]="/proc/net/ip_vs_reuse has a name and a value a line"
+	[tracepoints_tell]="the tracepoint of an eviction names the flow, its old server and the reason"
 	[later_namespaces_are_covered]="a namespace made after insmod is covered"
 	[rmmod_restores_stock]="rmmod brings the fault back"
 	[insmod_again]="insmod again mends it again"
@@ -665,6 +691,19 @@ counters_are_readable()
 	wrong=$(printf '%s\n' "${lines[@]}" | grep -vE '^[a-z0-9_]+ [0-9]+$')
 	[ -z "$wrong" ] || fault "not a name and a value: $wrong"
 	[[ ${lines[*]} = *evicted_* ]] || fault "evictions are not counted"
+}
+
+tracepoints_tell()
+{
+	local events=/sys/kernel/tracing/events/ip_vs_reuse/enable trace=/sys/kernel/tracing/trace said
+
+	echo 1 >"$events" || fault "no tracepoints"
+	echo >"$trace"
+	server_rst
+	echo 0 >"$events"
+	said="ip_vs_reuse_evict: protocol=6 client=10.0.0.2:$port virtual=$nat"
+	said+=" server=10.2.${first#rs}.2:80 state=6 reason=evicted_tcp_closed"
+	grep -qF "$said" "$trace" || fault "expected $said" "$(grep reuse_ "$trace")"
 }
 
 # The director of the other cases is older than the module.

@@ -35,6 +35,8 @@ pub enum End {
     Hold,
     /// Not at all: a stray SYN comes, and the "second" connection is the first one, asked again
     StraySyn,
+    /// The same with a SYN whose checksum is wrong
+    DamagedSyn,
 }
 
 /// What happens between the two connections.
@@ -102,7 +104,7 @@ impl Client {
             Between::Pause => pause(&server)?,
         }
         let second = match kept {
-            Some(flow) => self.ask_again(flow),
+            Some(flow) => self.ask_again(flow, end == End::DamagedSyn),
             None => self.connect()?,
         };
         Ok(Report::new(server, second))
@@ -206,15 +208,15 @@ impl Client {
                 flow.vanish()?;
             }
             End::Hold => flow.vanish()?,
-            End::StraySyn => return Ok(Some(flow)),
+            End::StraySyn | End::DamagedSyn => return Ok(Some(flow)),
         }
         Ok(None)
     }
 
     /// Asks an open flow, behind a stray SYN, for its server once more.
-    fn ask_again(&self, mut flow: Flow) -> Attempt {
+    fn ask_again(&self, mut flow: Flow, damaged: bool) -> Attempt {
         let start = Instant::now();
-        let answer = stray::send_syn(self.from, self.to)
+        let answer = stray::send_syn(self.from, self.to, damaged)
             .and_then(|()| flow.tell(Command::Greet))
             .and_then(|()| Flow::read_greeting(&mut flow.socket, start + self.timeout));
         let retransmits =

@@ -7,12 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Sends a SYN from `from` to `to` past the TCP of this machine. Takes `CAP_NET_RAW`.
-pub fn send_syn(from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+/// Sends a SYN from `from` to `to` past the TCP of this machine, on request with a wrong
+/// checksum. Takes `CAP_NET_RAW`.
+pub fn send_syn(from: SocketAddr, to: SocketAddr, damaged: bool) -> io::Result<()> {
+    let mut segment = syn(from, to);
+    if damaged {
+        segment[16] ^= 0xff;
+    }
     let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::TCP))?;
     // Raw sockets know no ports, and IPv6 refuses them.
     socket.bind(&SocketAddr::new(from.ip(), 0).into())?;
-    socket.send_to(&syn(from, to), &SocketAddr::new(to.ip(), 0).into())?;
+    socket.send_to(&segment, &SocketAddr::new(to.ip(), 0).into())?;
     Ok(())
 }
 
