@@ -13,7 +13,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .PHONY: help
 help:
 	@echo 'make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute;'
-	@echo '                the first time about five, to build the machine)'
+	@echo '                the first time about seven, to build the machine)'
 	@echo 'make test       everything that must hold, on the host and in the same machine'
 	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
