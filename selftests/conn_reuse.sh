@@ -168,14 +168,9 @@ half=stock
 inserted=
 port=20000
 
-# What the case that runs has found: its faults, its outcome in words, and for the table
-# milliseconds and 0 or 1.
-faults=()
-outcome=
+# What the case that runs has found for the table: milliseconds and 0 or 1.
 result=
 declare -A results=()
-
-fault() { faults+=("$*"); }
 
 # reconnect SERVICE BETWEEN ARGUMENTS...: two connections, and BETWEEN between them. Sets what
 # the harness reports: `first`, `second`, and so on. The client is the client, or the director
@@ -276,18 +271,6 @@ evicts()
 		fault "evictions: expected ${expected:-none}, counted ${evictions:-none}"
 }
 
-# check FUNCTION LABEL: a KTAP line for what FUNCTION finds.
-check()
-{
-	faults=() outcome='' result=''
-	"$1"
-	if ((${#faults[@]})); then
-		ktap_not_ok "$half: $2${outcome:+: $outcome}" "${faults[@]}"
-	else
-		ktap_ok "$half: $2${outcome:+: $outcome}"
-	fi
-}
-
 # run_cases: all of them, on the kernel that is.
 run_cases()
 {
@@ -299,7 +282,8 @@ run_cases()
 			ktap_skip "$half: $label" "needs the kernel module sctp"
 			continue
 		fi
-		check "$case" "$label"
+		result=''
+		check "$case" "$half: $label"
 		[ -z "$result" ] || results[$half,$case]=$result
 	done
 }
@@ -779,7 +763,7 @@ if [ -n "${MODULE:-}" ]; then
 	((${#faults[@]} == 0)) || bail_out "${faults[*]}"
 	run_cases
 	for name in $checks_of_the_module; do
-		check "$name" "${label_of_check[$name]}"
+		check "$name" "$half: ${label_of_check[$name]}"
 	done
 else
 	for name in $cases $checks_of_the_module; do

@@ -57,6 +57,24 @@ ktap_skip()
 	ktap_skipped=$((ktap_skipped + 1))
 }
 
+# What the check that runs has found: its faults, and its outcome in words.
+faults=()
+outcome=
+
+fault() { faults+=("$*"); }
+
+# check FUNCTION LABEL: a KTAP line for what FUNCTION finds.
+check()
+{
+	faults=() outcome=
+	"$1"
+	if ((${#faults[@]})); then
+		ktap_not_ok "$2${outcome:+: $outcome}" "${faults[@]}"
+	else
+		ktap_ok "$2${outcome:+: $outcome}"
+	fi
+}
+
 # Nothing can be tested, and it is no fault of the kernel.
 skip_all()
 {

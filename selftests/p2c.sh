@@ -50,23 +50,6 @@ modules=/lib/modules/$(uname -r)
 ##############################################################################
 # What a check is made of
 
-faults=()
-outcome=
-
-fault() { faults+=("$*"); }
-
-# check FUNCTION LABEL: a KTAP line for what FUNCTION finds.
-check()
-{
-	faults=() outcome=
-	"$1"
-	if ((${#faults[@]})); then
-		ktap_not_ok "p2c: $2${outcome:+: $outcome}" "${faults[@]}"
-	else
-		ktap_ok "p2c: $2${outcome:+: $outcome}"
-	fi
-}
-
 # at_most K N PERCENT: whether K of N is no more than a share of PERCENT may come to by chance.
 at_most()
 {
@@ -1069,7 +1052,7 @@ for name in $checks; do
 	if [[ $name = rs_rr_* && ! -e $rs_rr ]]; then
 		ktap_skip "p2c: ${label_of[$name]}" "needs $rs_rr (IP_VS_REUSE_SELFTESTS=m)"
 	else
-		check "$name" "${label_of[$name]}"
+		check "$name" "p2c: ${label_of[$name]}"
 	fi
 done
 [ -z "${P2C_RESULTS:-}" ] || write_results >"$P2C_RESULTS"
