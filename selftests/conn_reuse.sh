@@ -5,9 +5,8 @@
 # conntrack, IPVS drops the first packet of the new connection wherever it comes on the old
 # connection's confirmed conntrack; the client sends it again a second later.
 #
-# Each case runs on the stock kernel, where the fault must show just where it is known to,
-# and then with the module: no first packet may be lost, and the server must be the right
-# one. Last come the cases in which nothing may change.
+# This is the fault in its common forms, the cases in which nothing may change, and the
+# module as such; `make demo` shows its table. How a case is judged stands in reuse.sh.
 #
 # The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
 #
@@ -17,28 +16,13 @@
 #   dr    .4              direct routing: the director sees the client's packets only
 #   tun   .5              IPIP tunnels: likewise
 #   pers  .6              persistent
-#
-# MODULE:  the module to insert; without it only the stock half runs
-# RESULTS: a file to write, one line a case, for `harness table`
 
+# shellcheck disable=SC2034 # for reuse.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/reuse.sh
+. "$(dirname "$0")/reuse.sh"
 
-cleanup()
-{
-	cleanup_network
-	[ -z "$inserted" ] || rmmod ip_vs_reuse 2>/dev/null
-	rm -rf "$tmp"
-}
-
-need_root
-become_director "$@"
-need_tools conntrack ip ipvsadm nft nsenter
-need_modules ip_vs ip_vs_rr ipip nf_conntrack nf_conntrack_netlink nft_chain_nat nft_ct nft_masq veth
-need_harness
-sctp=yes
-modprobe -q sctp || sctp=no
+need_modules ipip nft_masq
 
 nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
@@ -64,10 +48,9 @@ checks_of_the_module="counters_are_readable tracepoints_tell later_namespaces_ar
 
 setup()
 {
-	local n protos=(--proto tcp --proto udp)
+	local n
 
-	setup_network 2
-	printf 'address add %s dev lo\n' 10.9.0.{1..6} fd00:9::1 | ip -batch -
+	begin_director 2
 	for n in 1 2; do
 		configure "${servers[n]}" <<-END
 			address add ${dr%:*} dev lo
@@ -75,20 +58,7 @@ setup()
 			link set tunl0 up
 		END
 	done
-	if [ $sctp = yes ]; then
-		protos+=(--proto sctp)
-		in_ns "$client" bash -c 'echo 1000 >/proc/sys/net/sctp/rto_initial'
-	fi
-
-	sysctl_set ipv4/vs/conntrack 1
-	# Without a rule about connections nothing is tracked, and the fault cannot show.
 	nft -f - <<-END || bail_out "cannot load the nft rules"
-		table inet filter {
-			chain input {
-				type filter hook input priority filter
-				ct state established accept
-			}
-		}
 		table ip kube {
 			chain prerouting {
 				type nat hook prerouting priority dstnat
@@ -107,202 +77,23 @@ setup()
 			}
 		}
 	END
-	{
-		service "-t $nat" "-m" 80
-		service "-u $nat" "-m" 80
-		[ $sctp = no ] || service "--sctp-service $nat" "-m" 80
-		service "-t $masq" "-m" 80
-		service "-t $zone" "-m" 82
-		service "-t $dr" "-g" 80
-		service "-t $tun" "-i" 80
-		service "-t $pers -p 60" "-m" 80
-		echo "-A -t $nat6 -s rr"
-		echo "-a -t $nat6 -r [fd00:2:1::2]:80 -m"
-		echo "-a -t $nat6 -r [fd00:2:2::2]:80 -m"
-	} | ipvsadm -R || bail_out "cannot make the virtual services"
-
-	start_servers --listen 0.0.0.0:80 --listen 0.0.0.0:82 --listen '[::]:80' "${protos[@]}"
-	start_console client nsenter --net="/run/netns/$client" --
-	start_console director
-}
-
-# service SERVICE METHOD PORT: what ipvsadm is to restore.
-service()
-{
-	echo "-A $1 -s rr"
-	echo "-a ${1% -p *} -r 10.2.1.2:$3 $2"
-	echo "-a ${1% -p *} -r 10.2.2.2:$3 $2"
-}
-
-# settings MODE EXPIRE: conn_reuse_mode and expire_nodest_conn.
-settings()
-{
-	sysctl_set ipv4/vs/conn_reuse_mode "$1"
-	sysctl_set ipv4/vs/expire_nodest_conn "$2"
-}
-
-# Of the service given like `-t ADDR:PORT`, the real server that had the first connection.
-drain() { ipvsadm -e "$@" -r "10.2.${first#rs}.2:80" -m -w 0; }
-undrain() { ipvsadm -e "$@" -r "10.2.${first#rs}.2:80" -m -w 1; }
-remove() { ipvsadm -d "$@" -r "10.2.${first#rs}.2:80"; }
-restore() { ipvsadm -a "$@" -r "10.2.${first#rs}.2:80" -m; }
-
-# entry_is PATTERN: whether IPVS has an entry of the last client port in such a state.
-entry_is()
-{
-	local from entries
-
-	printf -v from %04X "$port"
-	mapfile entries </proc/net/ip_vs_conn
-	[[ ${entries[*]} =~ \ $from\ [0-9A-Fa-f:]+\ 0050\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ ($1)\  ]]
-}
-
-# settled STATE: waits until IPVS, too, has the first connection in STATE.
-settled() { busywait 5000 entry_is "$1" || fault "the entry did not become $1"; }
-
-##############################################################################
-# What a case is made of
-
-# Which half runs. Each connection of a half has a client port that no other case uses.
-half=stock
-inserted=
-port=20000
-
-# What the case that runs has found for the table: milliseconds and 0 or 1.
-result=
-declare -A results=()
-
-# reconnect SERVICE BETWEEN ARGUMENTS...: two connections, and BETWEEN between them. Sets what
-# the harness reports: `first`, `second`, and so on. The client is the client, or the director
-# itself where `client_is` says so.
-first='' second='' seen_as='' ms='' syn_retransmits='' connected='' timed_out=''
-reconnect()
-{
-	local to=$1 between=$2 console=${client_is:-client} addr line name
-
-	case $console,$to in
-	director,*) addr=10.2.1.1 ;;
-	client,"$nat6") addr='[fd00:0::2]' ;;
-	client,*) addr=10.0.0.2 ;;
-	esac
-	# A machine that is very busy may fail to make even the first connection, which is no
-	# part of the promise: once more, and said.
-	for _ in 1 2; do
-		port=$((port + 1))
-		note_counters
-		ask "reconnect --pause --from $addr:$port --to $to ${*:3}"
-		[[ $line = *"no first connection"* ]] || break
-		echo "# from port $port: $line"
-	done
-	if [[ $line =~ ^\{\"first\":\"([^\"]*)\"\}$ ]]; then
-		first=${BASH_REMATCH[1]}
-		$between
-		ask ""
-	fi
-	[[ $line = *connected* ]] || fault "no report: $line"
-	for name in first second seen_as ms syn_retransmits connected timed_out; do
-		[[ $line =~ \"$name\":\"?([^,\"}]*) ]]
-		printf -v "$name" %s "${BASH_REMATCH[1]:-}"
-	done
-	ms=${ms%.*}
-}
-
-# ask LINE: sets `line` to what the `console` answers.
-ask()
-{
-	echo "$1" >&"${console_in[$console]}"
-	read -r -t 30 line <&"${console_out[$console]}" || line="nothing within 30 s"
-}
-
-# first_packet kept|lost|never: what becomes of it on the stock kernel. With the module it
-# is kept. `never`: nor does any later one get through.
-first_packet()
-{
-	local expected=$1 seen=kept
-
-	[ -n "$connected" ] || return
-	[ "$half" = stock ] || expected=kept
-	if [ "$timed_out" = true ]; then
-		seen=never outcome="no connection" result=$'timeout\t1'
-	elif [ "$syn_retransmits" != 0 ]; then
-		seen=lost outcome="first packet lost ($ms ms)" result=$ms$'\t1'
-	else
-		outcome="nothing lost ($ms ms)" result=$ms$'\t0'
-	fi
-	[ "$seen" = "$expected" ] || fault "the first packet: expected $expected, seen $seen"
-	[ "$seen" = never ] || [ "$connected" = true ] || fault "no second connection"
-}
-
-goes_elsewhere()
-{
-	[ -z "$second" ] || [ "$second" != "$first" ] || fault "went to $second again"
-}
-
-stays() { [ "$second" = "$first" ] || fault "had $first, has ${second:-nothing}"; }
-
-# The module's counters are a line each, always in the same order.
-note_counters()
-{
-	[ "$half" = stock ] || mapfile -t counters </proc/net/ip_vs_reuse
-}
-
-# Sets `evictions` to what the module has counted since then, like `evicted_tcp_closed 1`.
-count_evictions()
-{
-	local now n more
-
-	evictions=''
-	mapfile -t now </proc/net/ip_vs_reuse
-	for n in "${!now[@]}"; do
-		more=$((${now[n]#* } - ${counters[n]#* }))
-		[[ ${now[n]} != evicted_* ]] || ((more == 0)) ||
-			evictions+="${evictions:+, }${now[n]% *} $more"
-	done
-}
-
-# evicts [KIND]: whether the module has evicted one conntrack and counted it as KIND, or none.
-evicts()
-{
-	local expected=${1:+evicted_$1 1}
-
-	[ "$half" = module ] || return 0
-	count_evictions
-	[ "$evictions" = "$expected" ] ||
-		fault "evictions: expected ${expected:-none}, counted ${evictions:-none}"
-}
-
-# run_cases: all of them, on the kernel that is.
-run_cases()
-{
-	local case label
-
-	for case in $cases; do
-		label=${label_of[$case]}
-		if [ $sctp = no ] && [[ $case = sctp_* ]]; then
-			ktap_skip "$half: $label" "needs the kernel module sctp"
-			continue
-		fi
-		result=''
-		check "$case" "$half: $label"
-		[ -z "$result" ] || results[$half,$case]=$result
-	done
-}
-
-# What `harness table` reads.
-write_results()
-{
-	local case none=$'-\t-'
-
-	for case in $cases; do
-		[ -z "${results[stock,$case]:-}" ] || printf '%s\t%s\t%s\n' "${label_of[$case]}" \
-			"${results[stock,$case]}" "${results[module,$case]:-$none}"
-	done
+	service -t $nat -m 80
+	service -u $nat -m 80
+	service --sctp-service $nat -m 80
+	service -t "$nat6" -m 80
+	service -t $masq -m 80
+	service -t $zone -m 82
+	service -t $dr -g 80
+	service -t $tun -i 80
+	service -t $pers -m 80 -p 60
+	make_services
+	start_traffic --listen 0.0.0.0:80 --listen 0.0.0.0:82 --listen '[::]:80' --proto tcp --proto udp
 }
 
 ##############################################################################
 # The cases: their names for people, and one function each
 
-declare -A label_of=(
+label_of=(
 	[server_fin]="server's FIN"
 	[client_rst]="client's RST"
 	[server_rst]="server's RST"
@@ -540,8 +331,6 @@ server_goes()
 	busywait 5000 no_entry || fault "the entry did not go"
 }
 
-no_entry() { ! entry_is '[A-Z_]+'; }
-
 # Where nothing may change.
 
 live_flow_stays()
@@ -551,6 +340,7 @@ live_flow_stays()
 	[ -n "$noted" ] || fault "no conntrack for the flow"
 	[ "$(conntrack_id)" = "$noted" ] || fault "its conntrack is not the same any more"
 	[ "$connected" = true ] || fault "the flow does not go on"
+	found "goes on"
 	stays
 	evicts
 }
@@ -572,6 +362,7 @@ damaged_syn_evicts_nothing()
 	undrain -t "$nat"
 	[ "$(conntrack_id)" = "$noted" ] || fault "its conntrack is not the same any more"
 	[ "$connected" = true ] || fault "the flow does not go on"
+	found "goes on"
 	stays
 	evicts
 	[ "$half" = stock ] || [[ $(</proc/net/ip_vs_reuse) != *"left_bad_checksum 0"* ]] ||
@@ -580,7 +371,6 @@ damaged_syn_evicts_nothing()
 
 noted_and_drained() { note_conntrack; drain -t "$nat"; }
 note_conntrack() { noted=$(conntrack_id); }
-conntrack_id() { conntrack -L -p tcp --orig-port-src "$port" -o id 2>/dev/null | grep -o 'id=[0-9]*'; }
 
 # On the stock kernel IPVS loses the first SYN, and the rule catches the next one; with the
 # module it catches them all.
@@ -594,6 +384,7 @@ new_rule_catches()
 	caught=${BASH_REMATCH[1]}
 	nft delete table ip firewall
 	[ "$timed_out" = true ] || fault "a connection came past the rule"
+	found "caught"
 	sent=$((syn_retransmits + 1))
 	[ "$half" = module ] || sent=$syn_retransmits
 	[ "$caught" = "$sent" ] || fault "the rule had to catch $sent packets, and caught $caught"
@@ -617,7 +408,7 @@ mode_0_sticks()
 {
 	settings 0 0
 	reconnect "$nat" "settled CLOSE" --end server-rst
-	[ "$syn_retransmits" = 0 ] || fault "the first packet was lost"
+	first_packet kept
 	stays
 	evicts
 }
@@ -627,7 +418,7 @@ persistence_sticks()
 {
 	settings 1 0
 	reconnect "$pers" "settled CLOSE" --end server-rst
-	[ "$syn_retransmits" = 0 ] || fault "the first packet was lost"
+	first_packet kept
 	stays
 	evicts
 }
@@ -638,7 +429,7 @@ untracked_needs_nothing()
 	sysctl_set ipv4/vs/conntrack 0
 	reconnect "$nat" "settled CLOSE" --end server-rst
 	sysctl_set ipv4/vs/conntrack 1
-	[ "$syn_retransmits" = 0 ] || fault "the first packet was lost"
+	first_packet kept
 	goes_elsewhere
 	evicts
 }
@@ -646,7 +437,7 @@ untracked_needs_nothing()
 ##############################################################################
 # The module as such
 
-declare -A label_of_check=(
+label_of_check=(
 	[counters_are_readable]="/proc/net/ip_vs_reuse has a name and a value a line"
 	[tracepoints_tell]="the tracepoint of an eviction names the flow, its old server and the reason"
 	[later_namespaces_are_covered]="a namespace made after insmod is covered"
@@ -654,18 +445,6 @@ declare -A label_of_check=(
 	[insmod_again]="insmod again mends it again"
 	[rmmod_under_load]="rmmod under load fails no connection"
 )
-
-insert()
-{
-	inserted=yes
-	if ! insmod "$MODULE" 2>"$tmp/errors"; then
-		fault "insmod: $(cat "$tmp/errors")"
-	elif [ ! -e /proc/net/ip_vs_reuse ]; then
-		fault "$MODULE does not make /proc/net/ip_vs_reuse"
-	fi
-}
-
-remove_module() { rmmod ip_vs_reuse 2>"$tmp/errors" || fault "rmmod: $(cat "$tmp/errors")"; }
 
 counters_are_readable()
 {
@@ -738,37 +517,4 @@ rmmod_under_load()
 
 ##############################################################################
 
-[ $# = 0 ] || cases=$* checks_of_the_module=
-for name in $cases; do
-	[ -n "${label_of[$name]:-}" ] || bail_out "no such case: $name (cases: ${!label_of[*]})"
-done
-
-if [ -n "${MODULE_IS_IN:-}" ]; then
-	half=module
-	ktap_plan $#
-	setup
-	run_cases
-	ktap_exit
-fi
-
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
-# shellcheck disable=SC2086 # lists
-set -- $cases $cases $checks_of_the_module
-ktap_plan $#
-setup
-run_cases
-half=module
-if [ -n "${MODULE:-}" ]; then
-	insert
-	((${#faults[@]} == 0)) || bail_out "${faults[*]}"
-	run_cases
-	for name in $checks_of_the_module; do
-		check "$name" "$half: ${label_of_check[$name]}"
-	done
-else
-	for name in $cases $checks_of_the_module; do
-		ktap_skip "module: ${label_of[$name]:-${label_of_check[$name]}}" "MODULE is not set"
-	done
-fi
-[ -z "${RESULTS:-}" ] || write_results >"$RESULTS"
-ktap_exit
+run_both_halves "$@"

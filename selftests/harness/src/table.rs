@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The results of conn_reuse.sh for people. Its RESULTS file has one line a case, in columns
-//! separated by tabs: what happened; on the stock kernel, milliseconds (or `timeout`) and
-//! whether the first packet was lost (0 or 1); the same two with the module, or `-` for both.
+//! The results of the cases in selftests for people. Their RESULTS file has one line a case, in
+//! columns separated by tabs: what happened; on the stock kernel, milliseconds (or `timeout`) and
+//! whether the first packet was lost (0 or 1), or words and `-` where the case is not about that;
+//! the same two with the module, or `-` for both. A line without tabs starts a script's cases.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the scripts with cases of the fault share. Sourced, not run, in place of lib.sh.
+#
+# A case is two connections from one client port, and something between them. Each runs on
+# the stock kernel, where the fault must show just where it is known to, and then with the
+# module: no first packet may be lost, and the server must be the right one. Three witnesses
+# have to agree: the client (its retransmissions and its time), the module's counters, and
+# ipvs-watch, which sees IPVS drop the packet.
+#
+# A script has
+#   cases      their names, in their order; a case is a function of that name
+#   label_of   their names for people
+#   setup      a function that makes the director's services, between begin_director and
+#              start_traffic
+# and ends with `run_both_halves "$@"`, which takes names of cases as arguments.
+#
+# MODULE:  the module to insert; without it only the stock half runs
+# HARNESS: the traffic program
+# WATCH:   ipvs-watch
+# RESULTS: a file to append to, one line a case, for `harness table`
+
+# shellcheck disable=SC2317 # cases are called by name
+# shellcheck source=selftests/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=selftests/witness.sh
+. "$(dirname "${BASH_SOURCE[0]}")/witness.sh"
+
+declare -A label_of=()
+cases=
+
+# After the cases, with the module: checks of the module as such, and their labels.
+checks_of_the_module=
+declare -A label_of_check=()
+
+cleanup()
+{
+	stop_witness
+	cleanup_network
+	[ -z "$inserted" ] || rmmod ip_vs_reuse 2>/dev/null
+	rm -rf "$tmp"
+}
+
+need_root
+become_director "$@"
+need_tools conntrack ip ipvsadm nft nsenter
+need_modules ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nft_chain_nat nft_ct veth
+need_harness
+sctp=yes
+modprobe -q sctp || sctp=no
+
+##############################################################################
+# The director
+
+# begin_director N: a client and N real servers; nothing but the director has the addresses
+# 10.9.0.1 to 10.9.0.9 and fd00:9::1 to fd00:9::9.
+begin_director()
+{
+	setup_network "$1"
+	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
+	sysctl_set ipv4/vs/conntrack 1
+	# Without a rule about connections nothing is tracked, and the fault cannot show.
+	nft -f - <<-END || bail_out "cannot load the nft rules"
+		table inet filter {
+			chain input {
+				type filter hook input priority filter
+				ct state established accept
+			}
+		}
+	END
+}
+
+# service PROTO ADDR METHOD PORT [OPTIONS]: a virtual service of all real servers, made by
+# make_services. PROTO is -t, -u, or --sctp-service; METHOD is -m, -g or -i; PORT is theirs.
+# `drain` and so on know it by `PROTO ADDR`.
+declare -A method_of=() server_port=()
+to_restore=
+service()
+{
+	local n
+
+	[ "$1" != --sctp-service ] || [ $sctp = yes ] || return 0
+	method_of[$1 $2]=$3
+	server_port[$1 $2]=$4
+	to_restore+="-A $1 $2 -s rr ${*:5}"$'\n'
+	for n in "${!servers[@]}"; do
+		to_restore+="-a $1 $2 -r $(server_of "$1 $2" "$n") $3"$'\n'
+	done
+}
+
+make_services() { ipvsadm -R <<<"$to_restore" || bail_out "cannot make the virtual services"; }
+
+# server_of SERVICE N: the address and port of rs<N> in it.
+server_of()
+{
+	case $1 in
+	*\ \[*) echo "[fd00:2:$2::2]:${server_port[$1]}" ;;
+	*) echo "10.2.$2.2:${server_port[$1]}" ;;
+	esac
+}
+
+# start_traffic ARGUMENTS...: the real servers, given arguments of `harness serve`, and the
+# clients, on the client and on the director.
+start_traffic()
+{
+	if [ $sctp = yes ]; then
+		set -- "$@" --proto sctp
+		in_ns "$client" bash -c 'echo 1000 >/proc/sys/net/sctp/rto_initial'
+	fi
+	start_servers "$@"
+	start_console client nsenter --net="/run/netns/$client" --
+	start_console director
+}
+
+# settings MODE EXPIRE: conn_reuse_mode and expire_nodest_conn.
+settings()
+{
+	sysctl_set ipv4/vs/conn_reuse_mode "$1"
+	sysctl_set ipv4/vs/expire_nodest_conn "$2"
+}
+
+# Of a service, given like `-t ADDR:PORT`, the real server that had the first connection.
+drain() { change -e "$1 $2" -w 0; }
+undrain() { change -e "$1 $2" -w 1; }
+restore() { change -a "$1 $2" -w 1; }
+remove()
+{
+	# shellcheck disable=SC2086 # a service is two words
+	ipvsadm -d $1 $2 -r "$(server_of "$1 $2" "${first#rs}")"
+}
+
+change()
+{
+	# shellcheck disable=SC2086
+	ipvsadm "$1" $2 -r "$(server_of "$2" "${first#rs}")" "${method_of[$2]}" "${@:3}"
+}
+
+# entry_is PATTERN: whether IPVS has an entry of the last client port in such a state.
+entry_is()
+{
+	local from entries
+
+	printf -v from %04X "$port"
+	mapfile entries </proc/net/ip_vs_conn
+	[[ ${entries[*]} =~ \ $from\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ ($1)\  ]]
+}
+
+no_entry() { ! entry_is '[A-Z_]+'; }
+
+# settled STATE: waits until IPVS, too, has the first connection in STATE.
+settled() { busywait 5000 entry_is "$1" || fault "the entry did not become $1"; }
+
+# The id of the last client port's conntrack.
+conntrack_id() { conntrack -L -p tcp --orig-port-src "$port" -o id 2>/dev/null | grep -o 'id=[0-9]*'; }
+
+##############################################################################
+# What a case is made of
+
+# Which half runs. Each connection of a half has a client port that no other case uses.
+half=stock
+inserted=
+port=20000
+
+# Whether what ipvs-watch says has been asked for in this case.
+witness_seen=no
+
+# What the case that runs has found for the table: `MILLISECONDS<TAB>LOST`, where LOST is 0 or
+# 1, or `WORDS<TAB>-`.
+result=
+declare -A results=()
+
+# Where a client is, and its addresses.
+declare -A address_of=([client]=10.0.0.2 [director]=10.2.1.1)
+declare -A address6_of=([client]='[fd00:0::2]' [director]='[fd00:2:1::1]')
+
+# reconnect SERVICE BETWEEN ARGUMENTS...: two connections, and BETWEEN between them. Sets what
+# the harness reports: `first`, `second`, and so on. The client is the client, or who
+# `client_is` says.
+# shellcheck disable=SC2034 # `seen_as` is for cases
+first='' second='' seen_as='' ms='' syn_retransmits='' connected='' timed_out='' refused=''
+reconnect()
+{
+	local to=$1 between=$2 console=${client_is:-client} addr line name
+
+	addr=${address_of[$console]}
+	[[ $to != \[* ]] || addr=${address6_of[$console]}
+	# A machine that is very busy may fail to make even the first connection, which is no
+	# part of the promise: once more, and said.
+	for _ in 1 2; do
+		port=$((port + 1))
+		note_counters
+		ask "reconnect --pause --from $addr:$port --to $to ${*:3}"
+		[[ $line = *"no first connection"* ]] || break
+		echo "# from port $port: $line"
+	done
+	if [[ $line =~ ^\{\"first\":\"([^\"]*)\"\}$ ]]; then
+		first=${BASH_REMATCH[1]}
+		$between
+		ask ""
+	fi
+	[[ $line = *connected* ]] || fault "no report: $line"
+	for name in first second seen_as ms syn_retransmits connected timed_out; do
+		[[ $line =~ \"$name\":\"?([^,\"}]*) ]]
+		printf -v "$name" %s "${BASH_REMATCH[1]:-}"
+	done
+	refused=
+	[[ $line != *refused* ]] || refused=yes
+	ms=${ms%.*}
+}
+
+# ask LINE: sets `line` to what the `console` answers.
+ask()
+{
+	echo "$1" >&"${console_in[$console]}"
+	read -r -t 30 line <&"${console_out[$console]}" || line="nothing within 30 s"
+}
+
+# found WORDS: for the table, where it is not about the first packet.
+found() { outcome=$* result=$*$'\t-'; }
+
+# first_packet STOCK [MODULE]: what becomes of it: `kept`, `lost`, `never` (nor does any later
+# one get through) or `refused`. With the module it is kept, unless MODULE says otherwise.
+first_packet()
+{
+	local expected=$1 seen=kept
+
+	[ -n "$connected" ] || return
+	[ "$half" = stock ] || expected=${2:-kept}
+	if [ "$timed_out" = true ]; then
+		seen=never outcome="no connection" result=$'timeout\t1'
+	elif [ -n "$refused" ]; then
+		seen=refused
+		found "refused"
+	elif [ "$syn_retransmits" != 0 ]; then
+		seen=lost outcome="first packet lost ($ms ms)" result=$ms$'\t1'
+	else
+		outcome="nothing lost ($ms ms)" result=$ms$'\t0'
+	fi
+	[ "$seen" = "$expected" ] || fault "the first packet: expected $expected, seen $seen"
+	case $seen in
+	kept | lost) [ "$connected" = true ] || fault "no second connection" ;;
+	esac
+	[ "$seen" != kept ] || ((ms < 1000)) || fault "slow: $ms ms"
+
+	witness_says drop || return
+	case $seen,$count in
+	kept,0 | refused,0 | lost,1 | never,*) ;;
+	*) fault "the first packet was $seen; ipvs-watch saw IPVS drop $count of this port" "${witness[@]}" ;;
+	esac
+}
+
+# witness_says EVENT: sets `count` to the number of packets from the last client port that were
+# dropped for a stale conntrack, or whose conntrack was evicted; false without a witness.
+witness_says()
+{
+	local line
+
+	[ $witness_seen = yes ] || witnessed || return
+	witness_seen=yes
+	count=0
+	for line in "${witness[@]}"; do
+		[[ $line != *"\"event\":\"$1\""*":$port\""*'"reason":"'@(closed|drained|gone)'"'* ]] || count=$((count + 1))
+	done
+}
+
+goes_elsewhere()
+{
+	[ -z "$second" ] || [ "$second" != "$first" ] || fault "went to $second again"
+}
+
+stays() { [ "$second" = "$first" ] || fault "had $first, has ${second:-nothing}"; }
+
+# The module's counters are a line each, always in the same order.
+note_counters()
+{
+	[ "$half" = stock ] || mapfile -t counters </proc/net/ip_vs_reuse
+}
+
+# Sets `evictions` to what the module has counted since then, like `evicted_tcp_closed 1`.
+count_evictions() { count_since 'evicted_*'; evictions=$counted; }
+
+# count_since PATTERN: sets `counted` to the counters of such a name that have grown.
+count_since()
+{
+	local now n more
+
+	counted=''
+	mapfile -t now </proc/net/ip_vs_reuse
+	for n in "${!now[@]}"; do
+		more=$((${now[n]#* } - ${counters[n]#* }))
+		# shellcheck disable=SC2053 # a pattern
+		[[ ${now[n]% *} != $1 ]] || ((more == 0)) ||
+			counted+="${counted:+, }${now[n]% *} $more"
+	done
+}
+
+# evicts [KIND]: whether the module has evicted one conntrack and counted it as KIND, or none.
+evicts()
+{
+	local expected=${1:+evicted_$1 1}
+
+	[ "$half" = module ] || return 0
+	count_evictions
+	[ "$evictions" = "$expected" ] ||
+		fault "evictions: expected ${expected:-none}, counted ${evictions:-none}"
+	witness_says evict || return
+	[ "$count" = "${1:+1}" ] || ((count == 0 && $# == 0)) ||
+		fault "ipvs-watch saw $count evictions" "${witness[@]}"
+}
+
+# leaves REASON: whether the module has seen the packet, and left it alone for that.
+leaves()
+{
+	[ "$half" = module ] || return 0
+	count_since '*'
+	[ "$counted" = "matched 1, left_$1 1" ] ||
+		fault "expected one packet left alone: $1; counted ${counted:-nothing}"
+}
+
+# run_cases: all of them, on the kernel that is.
+run_cases()
+{
+	local case label
+
+	start_witness
+	for case in $cases; do
+		label=${label_of[$case]}
+		if [ $sctp = no ] && [[ $case = sctp_* ]]; then
+			ktap_skip "$half: $label" "needs the kernel module sctp"
+			continue
+		fi
+		result='' witness_seen=no
+		check "$case" "$half: $label"
+		[ -z "$result" ] || results[$half,$case]=$result
+	done
+	stop_witness
+}
+
+# What `harness table` reads: a line with the script's name, and one for each case.
+write_results()
+{
+	local case none=$'-\t-'
+
+	basename "$0" .sh
+	for case in $cases; do
+		[ -z "${results[stock,$case]:-}" ] || printf '%s\t%s\t%s\n' "${label_of[$case]}" \
+			"${results[stock,$case]}" "${results[module,$case]:-$none}"
+	done
+}
+
+insert()
+{
+	inserted=yes
+	if ! insmod "$MODULE" 2>"$tmp/errors"; then
+		fault "insmod: $(cat "$tmp/errors")"
+	elif [ ! -e /proc/net/ip_vs_reuse ]; then
+		fault "$MODULE does not make /proc/net/ip_vs_reuse"
+	fi
+}
+
+remove_module() { rmmod ip_vs_reuse 2>"$tmp/errors" || fault "rmmod: $(cat "$tmp/errors")"; }
+
+# run_both_halves [CASE...]: the script's last line. With names, those cases only. With
+# MODULE_IS_IN the half with the module only.
+run_both_halves()
+{
+	local name
+
+	[ $# = 0 ] || cases=$* checks_of_the_module=
+	for name in $cases; do
+		[ -n "${label_of[$name]:-}" ] || bail_out "no such case: $name (cases: ${!label_of[*]})"
+	done
+
+	if [ -n "${MODULE_IS_IN:-}" ]; then
+		half=module
+		ktap_plan $#
+		setup
+		run_cases
+		ktap_exit
+	fi
+
+	[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+	# shellcheck disable=SC2086 # lists
+	set -- $cases $cases $checks_of_the_module
+	ktap_plan $#
+	setup
+	run_cases
+	half=module
+	if [ -n "${MODULE:-}" ]; then
+		faults=()
+		insert
+		((${#faults[@]} == 0)) || bail_out "${faults[*]}"
+		run_cases
+		for name in $checks_of_the_module; do
+			check "$name" "$half: ${label_of_check[$name]}"
+		done
+	else
+		for name in $cases $checks_of_the_module; do
+			ktap_skip "module: ${label_of[$name]:-${label_of_check[$name]}}" "MODULE is not set"
+		done
+	fi
+	[ -z "${RESULTS:-}" ] || write_results >>"$RESULTS"
+	ktap_exit
+}
