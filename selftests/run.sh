@@ -3,10 +3,14 @@
 #
 # usage: run.sh TEST...
 #
-# Runs kselftests one after the other and says how each ended, as KTAP. Runs in the virtual
-# machine; what a test prints goes on as it comes.
+# Runs kselftests one after the other and says how each ended, as KTAP; then the table of all
+# cases that ran on both kernels. Runs in the virtual machine; what a test prints goes on as it
+# comes.
 
 cd "$(dirname "$0")" || exit
+
+RESULTS=$(mktemp)
+export RESULTS
 
 failed=0
 for test in "$@"; do
@@ -17,4 +21,6 @@ for test in "$@"; do
 	((status == 0 || status == 4)) || failed=1
 	lsmod | grep -q '^ip_vs_reuse ' && rmmod ip_vs_reuse
 done
+[ ! -s "$RESULTS" ] ||
+	"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)" | sed 's/^/# /'
 exit $failed

@@ -11,6 +11,12 @@ use std::path::Path;
 
 use anyhow::{ensure, Context as _};
 
+/// A line of the file.
+enum Entry<'a> {
+    Script(&'a str),
+    Case(Row<'a>),
+}
+
 struct Row<'a> {
     label: &'a str,
     stock: Half<'a>,
@@ -19,8 +25,9 @@ struct Row<'a> {
 
 /// A case on one of the two kernels.
 struct Half<'a> {
-    ms: &'a str,
-    /// `None` where it did not run.
+    /// Milliseconds, or words.
+    found: &'a str,
+    /// `None` where it did not run, or is not about a first packet.
     lost: Option<bool>,
 }
 
@@ -39,25 +46,41 @@ pub fn print(file: &Path, title: &str) -> anyhow::Result<()> {
 }
 
 fn render(text: &str, title: &str) -> anyhow::Result<String> {
-    let rows = text
+    let entries = text
         .lines()
-        .map(Row::parse)
+        .map(Entry::parse)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    ensure!(!rows.is_empty(), "no results: run conn_reuse.sh to its end");
+    let cases = || {
+        entries.iter().filter_map(|entry| match entry {
+            Entry::Case(row) => Some(row),
+            Entry::Script(_) => None,
+        })
+    };
+    ensure!(
+        cases().next().is_some(),
+        "no results: run conn_reuse.sh to its end"
+    );
+    let several = entries.len() > cases().count() + 1;
 
     let mut lines = vec![[
         "what happened".into(),
         "stock kernel".into(),
         "with ip_vs_reuse".into(),
     ]];
-    lines.extend(
-        rows.iter()
-            .map(|row| [row.label.into(), row.stock.text(), row.module.text()]),
-    );
+    for entry in &entries {
+        match entry {
+            Entry::Case(row) => lines.push([row.label.into(), row.stock.text(), row.module.text()]),
+            Entry::Script(name) if several => {
+                lines.push(Default::default());
+                lines.push([format!("{name}:"), String::new(), String::new()]);
+            }
+            Entry::Script(_) => {}
+        }
+    }
     lines.push([
         "first packets lost".into(),
-        lost(rows.iter().map(|row| &row.stock)),
-        lost(rows.iter().map(|row| &row.module)),
+        lost(cases().map(|row| &row.stock)),
+        lost(cases().map(|row| &row.module)),
     ]);
 
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
@@ -82,6 +105,15 @@ fn lost<'a>(halves: impl Iterator<Item = &'a Half<'a>>) -> String {
     )
 }
 
+impl<'a> Entry<'a> {
+    fn parse(line: &'a str) -> anyhow::Result<Self> {
+        match line.contains('\t') {
+            true => Row::parse(line).map(Entry::Case),
+            false => Ok(Entry::Script(line)),
+        }
+    }
+}
+
 impl<'a> Row<'a> {
     fn parse(line: &'a str) -> anyhow::Result<Self> {
         let columns: Vec<&str> = line.split('\t').collect();
@@ -97,19 +129,19 @@ impl<'a> Row<'a> {
 }
 
 impl<'a> Half<'a> {
-    fn parse(ms: &'a str, lost: &str) -> anyhow::Result<Self> {
+    fn parse(found: &'a str, lost: &str) -> anyhow::Result<Self> {
         let lost = match lost {
             "0" => Some(false),
             "1" => Some(true),
             "-" => None,
             _ => anyhow::bail!("lost is 0, 1 or -, not {lost:?}"),
         };
-        Ok(Self { ms, lost })
+        Ok(Self { found, lost })
     }
 
     fn text(&self) -> String {
-        match (self.ms, self.lost) {
-            (_, None) => "-".into(),
+        match (self.found, self.lost) {
+            (words, None) => words.into(),
             ("timeout", _) => "no connection".into(),
             (ms, lost) => {
                 let mark = if lost == Some(true) { ", lost" } else { "" };
@@ -150,8 +182,28 @@ first packets lost   2 of 3           0 of 3
     }
 
     #[test]
+    fn scripts_are_headings_where_there_are_several() {
+        let one = "conn_reuse\nserver's FIN\t2\t0\t3\t0\n";
+        assert!(!render(one, "Reuse").unwrap().contains("conn_reuse"));
+        let two = format!("{one}services\nmode 0\tsticks\t-\tsticks\t-\n");
+        let expected = "\
+Reuse
+
+what happened        stock kernel   with ip_vs_reuse
+
+conn_reuse:
+server's FIN             2 ms           3 ms
+
+services:
+mode 0               sticks         sticks
+first packets lost   0 of 1         0 of 1
+";
+        assert_eq!(render(&two, "Reuse").unwrap(), expected);
+    }
+
+    #[test]
     fn a_damaged_file_is_an_error() {
-        for text in ["", "one\ttwo\n", "a\t1\tyes\t1\t0\n"] {
+        for text in ["", "conn_reuse\n", "one\ttwo\n", "a\t1\tyes\t1\t0\n"] {
             assert!(render(text, "Reuse").is_err(), "{text:?}");
         }
     }
