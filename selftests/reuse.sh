@@ -162,7 +162,7 @@ half=stock
 inserted=
 port=20000
 
-# Whether what ipvs-watch says has been asked for in this case.
+# Whether ipvs-watch has been asked since the last connection.
 witness_seen=no
 
 # What the case that runs has found for the table: `MILLISECONDS<TAB>LOST`, where LOST is 0 or
@@ -188,7 +188,7 @@ reconnect()
 	# A machine that is very busy may fail to make even the first connection, which is no
 	# part of the promise: once more, and said.
 	for _ in 1 2; do
-		port=$((port + 1))
+		port=$((port + 1)) witness_seen=no
 		note_counters
 		ask "reconnect --pause --from $addr:$port --to $to ${*:3}"
 		[[ $line = *"no first connection"* ]] || break
@@ -256,7 +256,8 @@ witness_says()
 {
 	local line
 
-	[ $witness_seen = yes ] || witnessed || return
+	have_witness || return
+	[ $witness_seen = yes ] || witnessed
 	witness_seen=yes
 	count=0
 	for line in "${witness[@]}"; do
@@ -330,7 +331,7 @@ run_cases()
 			ktap_skip "$half: $label" "needs the kernel module sctp"
 			continue
 		fi
-		result='' witness_seen=no
+		result=''
 		check "$case" "$half: $label"
 		[ -z "$result" ] || results[$half,$case]=$result
 	done
