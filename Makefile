@@ -16,6 +16,7 @@ help:
 	@echo '                the first time about seven, to build the machine)'
 	@echo 'make test       everything that must hold, on the host and in the same machine'
 	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
+	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
 	@echo 'make lint       formatting, warnings, panics, style'
 	@echo 'make clean      forget what was built from this tree'
@@ -24,13 +25,15 @@ help:
 	@echo 'KERNEL=$(KERNEL)    a release, or a series for its newest cloud kernel; your own: KERNEL=$$(uname -r)'
 	@echo 'V=1           show the commands and their output'
 
-.PHONY: root kernel module
+.PHONY: root kernel module watch
 root:
 	$(Q)scripts/buildroot.sh
 kernel: root
 	$(Q)scripts/kernel.sh >/dev/null
 module: kernel
 	$(Q)scripts/module.sh --here >/dev/null
+watch: root
+	$(Q)scripts/harness.sh --here >/dev/null
 
 .PHONY: demo test shell lint
 demo: kernel

@@ -36,10 +36,10 @@ lock() {
 # cache. What it built of another tree must not pass for this one's.
 fresh_target() {
 	local sources made
-	mapfile -t sources < <(find "$top/selftests" "$top/rust" -name '*.rs' -o -name 'Cargo.*' | sort)
+	mapfile -t sources < <(find "$top/selftests" "$top/rust" -name '*.rs' -o -name 'Cargo.*' -o -path '*/src/bpf/*' | sort)
 	made=$(key "${sources[@]}")
 	[ "$(cat "$cache/target/.made-from" 2>/dev/null)" != "$made" ] || return 0
-	"$top/scripts/enter.sh" cargo clean --quiet --manifest-path selftests/Cargo.toml -p harness -p host
+	"$top/scripts/enter.sh" cargo clean --quiet --manifest-path selftests/Cargo.toml -p harness -p host -p ipvs-watch
 	mkdir -p "$cache/target"
 	echo "$made" >"$cache/target/.made-from"
 }

@@ -1,25 +1,35 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Builds the tests' traffic program, selftests/harness, in the cache, under the name of what it
-# is made from, and prints where it is, as it is called in the build root.
+# usage: harness.sh [--here]
+#
+# Builds the tests' traffic program, selftests/harness, and selftests/ipvs-watch, in a directory
+# of the cache that is named for what they are made from, and prints that directory as it is
+# called in the build root. With --here it leaves a copy of ipvs-watch in the checkout.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-mapfile -t sources < <(find "$top/selftests/Cargo.toml" "$top/selftests/Cargo.lock" "$top/selftests/harness" -type f | sort)
+mapfile -t sources < <(find "$top/selftests/Cargo.toml" "$top/selftests/Cargo.lock" "$top/selftests/harness" \
+	"$top/selftests/ipvs-watch" "$top/rust/policy.rs" -type f | sort)
 name=harness-$(key "${sources[@]}")
 
 build() {
 	fresh_target
 	"$top/scripts/enter.sh" cargo build --locked --release \
-		--manifest-path selftests/Cargo.toml -p harness
+		--manifest-path selftests/Cargo.toml -p harness -p ipvs-watch
 }
 
 [ -e "$cache/$name" ] || lock cargo
 if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
-	step "$cache/log/harness.log" "building the traffic harness" build
-	cp "$cache/target/release/harness" "$cache/$name.new"
+	step "$cache/log/harness.log" "building the traffic harness and ipvs-watch" build
+	rm -rf "$cache/$name.new"
+	mkdir "$cache/$name.new"
+	cp "$cache/target/release/harness" "$cache/target/release/ipvs-watch" "$cache/$name.new/"
 	mv "$cache/$name.new" "$cache/$name"
+fi
+if [ "${1:-}" = --here ]; then
+	cp "$cache/$name/ipvs-watch" "$top/"
+	say "ipvs-watch is here: modprobe ip_vs; ./ipvs-watch (as root; it needs libelf1 and zlib1g)"
 fi
 echo "/cache/$name"

@@ -4,14 +4,16 @@
 # usage: in-vm.sh COMMAND...   (or --shell)
 #
 # Runs COMMAND in a machine with Linux $KERNEL. MODULE is the module there, HARNESS the traffic
-# program. With --shell: a prompt there, the module loaded.
+# program, WATCH ipvs-watch. With --shell: a prompt there, the module loaded.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 release=$("$top/scripts/kernel.sh")
 MODULE=$("$top/scripts/module.sh")/ip_vs_reuse.ko
-HARNESS=$("$top/scripts/harness.sh")
-VM_ENV="MODULE HARNESS V"
-export MODULE HARNESS V VM_ENV
+programs=$("$top/scripts/harness.sh")
+HARNESS=$programs/harness
+WATCH=$programs/ipvs-watch
+VM_ENV="MODULE HARNESS WATCH V"
+export MODULE HARNESS WATCH V VM_ENV
 exec "$top/scripts/vm.sh" "$release" "$@"

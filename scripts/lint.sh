@@ -77,7 +77,7 @@ git config --global --add safe.directory /src
 check "rustfmt" format_rust
 check "make W=1 without a warning" build plain W=1
 check "clippy: the module" build clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings
-check "clippy: harness and host tests" clippy_user_space
+check "clippy: harness, host tests and ipvs-watch" clippy_user_space
 check "no panic in the packet path" no_panics
 check "no unsafe outside the abstractions" no_unsafe
 check "shellcheck" shell_scripts

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What goes to user space. src/event.rs has the same, and its tests hold the offsets.
+ */
+#ifndef _IPVS_WATCH_RECORD_H
+#define _IPVS_WATCH_RECORD_H
+
+enum kind {
+	DROP = 1,	/* IPVS dropped a packet that opens a flow */
+	EVICT = 2,	/* ip_vs_reuse evicted the conntrack of one */
+};
+
+enum {
+	ENTRY = 1,		/* IPVS had an entry for it: state to dport, server */
+	CONTROLLED = 2,		/* the entry depends on another */
+	CONTROLLING = 4,	/* others depend on the entry */
+	SERVER = 8,		/* it has a real server: weight */
+	AVAILABLE = 16,		/* which is part of its service */
+	CONNTRACK = 32,		/* the packet has a conntrack: ct_status, ct_state */
+};
+
+struct record {
+	u64 time;	/* of CLOCK_MONOTONIC, ns */
+	u32 netns;	/* inode number */
+	u8 kind;
+	u8 protocol;
+	u8 af;		/* of client and virtual */
+	u8 daf;		/* of server */
+	u8 client[16];
+	u8 virtual[16];
+	u8 server[16];
+	__be16 cport;
+	__be16 vport;
+	__be16 dport;
+	u16 state;
+	u32 flags;	/* of the entry: IP_VS_CONN_F_* */
+	u32 known;	/* ENTRY, ... */
+	s32 weight;
+	s32 conn_reuse_mode;
+	s32 expire_nodest_conn;
+	u32 ct_status;	/* IPS_* */
+	u32 ct_state;
+	u32 unused;
+	char reason[32];	/* of an eviction: ip_vs_reuse's counter */
+};
+
+_Static_assert(sizeof(struct record) == 136, "as in src/event.rs");
+
+#endif /* _IPVS_WATCH_RECORD_H */

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shows every packet that IPVS drops instead of opening a flow, and why. This file is the
+//! command line, and when what is shown.
+
+mod event;
+mod netns;
+mod output;
+#[path = "../../../rust/policy.rs"]
+#[allow(dead_code)]
+mod policy;
+mod watch;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use clap::Parser;
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::time::{clock_gettime, ClockId};
+
+use crate::event::Event;
+use crate::output::{json, Dated, Table, Tally};
+use crate::watch::{Refusal, Watch};
+
+/// Show every packet that IPVS drops instead of opening a flow, and why
+///
+/// A client that reuses its port may meet its old connection in IPVS. With conntrack, IPVS then
+/// drops the first packet of the new one, and the client waits a second before it tries again.
+/// This shows each such packet as it is dropped, and every other one that would have opened a
+/// flow and was dropped by IPVS; and, where the module ip_vs_reuse is loaded, each one that it
+/// saved by evicting the old conntrack.
+#[derive(Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Cli {
+    /// Write an object a line, for programs
+    #[arg(long)]
+    json: bool,
+    /// Say how many there were, at the end, and every INTERVAL (like 5s) if one is given
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, require_equals = true)]
+    summary: Option<Option<humantime::Duration>>,
+    /// Watch this network namespace only: its name, a path to it, or a process in it
+    #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns::parse)]
+    netns: Option<u32>,
+    /// End after this time (like 10s or 5m)
+    #[arg(long, value_name = "TIME")]
+    duration: Option<humantime::Duration>,
+}
+
+const AFTER_HELP: &str = "\
+Ctrl-C ends it; SIGUSR1 makes it say how many there were so far. While it runs, the modules that
+it watches (ip_vs, ip_vs_reuse) cannot be unloaded; when it ends, however it ends, nothing of it
+stays in the kernel.
+
+Exit status: 0 ended as asked, 1 an unexpected error, 2 a wrong command line, 3 not permitted,
+4 the kernel does not describe its modules (BTF), 5 IPVS is not loaded.";
+
+fn main() -> ExitCode {
+    let Err(error) = run(&Cli::parse()) else {
+        return ExitCode::SUCCESS;
+    };
+    if is_broken_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("ipvs-watch: {error:#}");
+    match error.downcast_ref::<Refusal>() {
+        Some(refusal) => refusal.status().into(),
+        None => {
+            let complaints = watch::complaints();
+            if !complaints.is_empty() {
+                eprintln!("{complaints}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever reads the output has enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let mut wanted = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
+        wanted.add(signal);
+    }
+    wanted.thread_block()?;
+    let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+
+    let mut watch = Watch::start(cli.netns)?;
+    let mut show = Show::new(cli.json);
+    show.ready()?;
+
+    let start = Instant::now();
+    let end = cli.duration.map(|after| start + *after);
+    let mut look = Every::new(start, Some(Duration::from_secs(1)));
+    let mut summary = Every::new(start, cli.summary.flatten().map(Into::into));
+    loop {
+        let next = [end, look.next, summary.next].into_iter().flatten().min();
+        if wait(&watch, &signals, next)? == Wait::NobodyReads {
+            return Ok(());
+        }
+        if look.is_due() {
+            watch.look_for_module();
+        }
+        show.events(&mut watch)?;
+        if summary.is_due() {
+            show.summary(&watch)?;
+        }
+        while let Some(info) = signals.read_signal()? {
+            if info.ssi_signo != Signal::SIGUSR1 as u32 {
+                return finish(cli, watch, show);
+            }
+            watch.look_for_module();
+            show.events(&mut watch)?;
+            show.summary(&watch)?;
+        }
+        if end.is_some_and(|end| end <= Instant::now()) {
+            return finish(cli, watch, show);
+        }
+    }
+}
+
+fn finish(cli: &Cli, mut watch: Watch, mut show: Show) -> anyhow::Result<()> {
+    show.events(&mut watch)?;
+    if cli.summary.is_some() {
+        show.summary(&watch)?;
+    }
+    show.end()
+}
+
+/// What is due again and again, if at all.
+struct Every {
+    interval: Option<Duration>,
+    next: Option<Instant>,
+}
+
+impl Every {
+    fn new(start: Instant, interval: Option<Duration>) -> Self {
+        Self {
+            interval,
+            next: interval.map(|interval| start + interval),
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.next.is_some_and(|next| next <= now);
+        if due {
+            self.next = self.interval.map(|interval| now + interval);
+        }
+        due
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Wait {
+    Over,
+    NobodyReads,
+}
+
+/// Waits until there is something to do, or it is time.
+fn wait(watch: &Watch, signals: &SignalFd, until: Option<Instant>) -> anyhow::Result<Wait> {
+    let stdout = io::stdout();
+    let mut fds = [
+        PollFd::new(watch.as_fd(), PollFlags::POLLIN),
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        // For the errors alone: a pipe without a reader.
+        PollFd::new(stdout.as_fd(), PollFlags::empty()),
+    ];
+    let timeout = match until {
+        // Rounded up: what is due must not be waited for by spinning.
+        Some(until) => until
+            .saturating_duration_since(Instant::now())
+            .as_millis()
+            .saturating_add(1)
+            .try_into()
+            .unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error).context("cannot wait"),
+    }
+    let gone = fds[2]
+        .revents()
+        .is_some_and(|events| events.contains(PollFlags::POLLERR));
+    Ok(if gone { Wait::NobodyReads } else { Wait::Over })
+}
+
+/// Standard output.
+struct Show {
+    format: Format,
+    names: netns::Names,
+    tally: Tally,
+}
+
+enum Format {
+    Json,
+    Table {
+        table: Table,
+        /// The last line on a terminal is the summary, written anew each time.
+        is_live: bool,
+    },
+}
+
+impl Show {
+    fn new(json: bool) -> Self {
+        let format = match json {
+            true => Format::Json,
+            false => Format::Table {
+                table: Table::new(),
+                is_live: io::stdout().is_terminal(),
+            },
+        };
+        Self {
+            format,
+            names: netns::Names::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    fn ready(&mut self) -> anyhow::Result<()> {
+        let lines = match self.format {
+            Format::Json => vec![json::ready()],
+            Format::Table { .. } => vec![],
+        };
+        self.write(&lines)
+    }
+
+    /// All that has happened until now.
+    fn events(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
+        loop {
+            let events = watch.next_events()?;
+            if events.is_empty() {
+                return Ok(());
+            }
+            let ages = Ages::now()?;
+            let mut lines = Vec::with_capacity(events.len());
+            for event in &events {
+                self.tally.count(event);
+                let dated = Dated {
+                    event,
+                    time: ages.time_of(event),
+                    netns_name: self.names.of(event.netns),
+                };
+                lines.push(match &mut self.format {
+                    Format::Json => json::event(&dated)?,
+                    Format::Table { table, .. } => table.row(&dated),
+                });
+            }
+            self.tally.missed = watch.missed()?;
+            self.write(&lines)?;
+        }
+    }
+
+    fn summary(&mut self, watch: &Watch) -> anyhow::Result<()> {
+        self.tally.missed = watch.missed()?;
+        let line = match self.format {
+            Format::Json => json::summary(&self.tally)?,
+            Format::Table { .. } => output::summary(&self.tally),
+        };
+        self.write(&[line])
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if let Format::Table { is_live, .. } = &mut self.format {
+            if *is_live {
+                *is_live = false;
+                io::stdout().write_all(b"\n")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, lines: &[String]) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        let is_live = matches!(self.format, Format::Table { is_live: true, .. });
+        if is_live {
+            out.write_all(b"\r\x1b[K")?;
+        }
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
+        if is_live {
+            write!(out, "{}", output::summary(&self.tally))?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+/// Turns the kernel's monotonic time into that of day.
+struct Ages {
+    monotonic: Duration,
+    time: SystemTime,
+}
+
+impl Ages {
+    fn now() -> anyhow::Result<Self> {
+        Ok(Self {
+            monotonic: clock_gettime(ClockId::CLOCK_MONOTONIC)?.into(),
+            time: SystemTime::now(),
+        })
+    }
+
+    fn time_of(&self, event: &Event) -> SystemTime {
+        let age = self
+            .monotonic
+            .saturating_sub(Duration::from_nanos(event.monotonic));
+        self.time - age
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network namespaces: which one is meant, and what one is called. The kernel knows them by
+//! inode number, `ip netns` by name.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::statfs::{statfs, NSFS_MAGIC};
+
+/// Where `ip netns` keeps them.
+const NAMED: &str = "/run/netns";
+
+/// The inode number of the namespace that is given by name, path, or process.
+pub fn parse(text: &str) -> Result<u32, String> {
+    let file = file(text, Path::new(NAMED));
+    let is_namespace = statfs(&file).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
+    is_namespace
+        .then(|| inode(&file))
+        .flatten()
+        .ok_or_else(|| format!("there is no network namespace '{text}': see 'ip netns'"))
+}
+
+fn file(text: &str, named: &Path) -> PathBuf {
+    let by_name = named.join(text);
+    if text.contains('/') {
+        text.into()
+    } else if !by_name.exists() && text.parse::<u32>().is_ok() {
+        format!("/proc/{text}/ns/net").into()
+    } else {
+        by_name
+    }
+}
+
+fn inode(file: &Path) -> Option<u32> {
+    fs::metadata(file).ok()?.ino().try_into().ok()
+}
+
+/// The names of namespaces, as they were a second ago at most.
+#[derive(Default)]
+pub struct Names {
+    names: HashMap<u32, String>,
+    read: Option<Instant>,
+}
+
+impl Names {
+    /// `None` for a namespace that has no name.
+    pub fn of(&mut self, netns: u32) -> Option<&str> {
+        const FRESH: Duration = Duration::from_secs(1);
+
+        if self.read.is_none_or(|read| read.elapsed() > FRESH) {
+            self.names = named(Path::new(NAMED));
+            self.read = Some(Instant::now());
+        }
+        self.names.get(&netns).map(String::as_str)
+    }
+}
+
+fn named(dir: &Path) -> HashMap<u32, String> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((inode(&entry.path())?, entry.file_name().into_string().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_stands_for_its_namespace() {
+        let own = inode(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(parse(&std::process::id().to_string()), Ok(own));
+        assert_eq!(parse("/proc/self/ns/net"), Ok(own));
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused() {
+        for wrong in ["no-such-namespace", "/etc/passwd", "4294967295", ""] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_digits_goes_before_the_process() {
+        let dir = std::env::temp_dir();
+        let number = std::process::id().to_string();
+        assert_eq!(
+            file(&number, &dir),
+            Path::new("/proc").join(&number).join("ns/net")
+        );
+        let named = dir.join(&number);
+        fs::write(&named, "").unwrap();
+        assert_eq!(file(&number, &dir), named);
+        fs::remove_file(&named).unwrap();
+    }
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How events and summaries look: as JSON, an object a line, and as a table for people. Pure.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use crate::event::{Event, Reason, What};
+
+/// An event at its time, in a namespace that may have a name.
+pub struct Dated<'a> {
+    pub event: &'a Event,
+    pub time: SystemTime,
+    pub netns_name: Option<&'a str>,
+}
+
+/// What was seen since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    drops: u64,
+    evictions: u64,
+    /// Records that found no room in the ring buffer.
+    pub missed: u64,
+    by_reason: [u64; Reason::ALL.len()],
+}
+
+impl Tally {
+    pub fn count(&mut self, event: &Event) {
+        match event.what {
+            What::Evict => self.evictions += 1,
+            What::Drop => {
+                self.drops += 1;
+                self.by_reason[event.reason as usize] += 1;
+            }
+        }
+    }
+
+    /// Why packets were dropped, and how many.
+    fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.into_iter().zip(self.by_reason)
+    }
+}
+
+pub mod json {
+    use super::*;
+
+    pub fn ready() -> String {
+        r#"{"event":"ready"}"#.into()
+    }
+
+    pub fn event(dated: &Dated) -> serde_json::Result<String> {
+        serde_json::to_string(dated)
+    }
+
+    pub fn summary(tally: &Tally) -> serde_json::Result<String> {
+        serde_json::to_string(tally)
+    }
+
+    impl Serialize for Dated<'_> {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            let event = self.event;
+            let mut map = to.serialize_map(None)?;
+            let what = match event.what {
+                What::Drop => "drop",
+                What::Evict => "evict",
+            };
+            map.serialize_entry("event", what)?;
+            map.serialize_entry("time", &timestamp(self.time))?;
+            map.serialize_entry("netns", &event.netns)?;
+            if let Some(name) = self.netns_name {
+                map.serialize_entry("netns_name", name)?;
+            }
+            map.serialize_entry("protocol", &event.protocol)?;
+            map.serialize_entry("client", &event.client)?;
+            map.serialize_entry("virtual", &event.virtual_service)?;
+            map.serialize_entry("server", &event.server)?;
+            map.serialize_entry("ipvs_state", &event.ipvs_state)?;
+            map.serialize_entry("conntrack_state", &event.conntrack_state)?;
+            map.serialize_entry("reason", &event.reason)?;
+            map.end()
+        }
+    }
+
+    impl Serialize for Tally {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            struct ByReason<'a>(&'a Tally);
+
+            impl Serialize for ByReason<'_> {
+                fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                    to.collect_map(self.0.reasons())
+                }
+            }
+
+            let mut map = to.serialize_map(None)?;
+            map.serialize_entry("event", "summary")?;
+            map.serialize_entry("drops", &self.drops)?;
+            map.serialize_entry("evictions", &self.evictions)?;
+            map.serialize_entry("missed", &self.missed)?;
+            map.serialize_entry("by_reason", &ByReason(self))?;
+            map.end()
+        }
+    }
+}
+
+/// The table's columns but the last, whose width is no matter, and how wide they are at first:
+/// so that IPv4 fits. The first IPv6 address that does not fit widens its column for good.
+const COLUMNS: [(&str, usize); 8] = [
+    ("TIME (UTC)", 15),
+    ("NETNS", 10),
+    ("PROTO", 5),
+    ("CLIENT", 21),
+    ("VIRTUAL SERVICE", 21),
+    ("OLD REAL SERVER", 21),
+    ("IPVS", 11),
+    ("CONNTRACK", 11),
+];
+
+/// A table that is written row by row.
+pub struct Table {
+    widths: [usize; COLUMNS.len()],
+    has_header: bool,
+}
+
+impl Table {
+    pub fn new() -> Self {
+        Self {
+            widths: COLUMNS.map(|(_, width)| width),
+            has_header: false,
+        }
+    }
+
+    /// The event's row, under a new header where there is none yet that fits it.
+    pub fn row(&mut self, dated: &Dated) -> String {
+        let event = dated.event;
+        let dash = || "-".into();
+        let cells: [String; COLUMNS.len()] = [
+            time_of_day(dated.time),
+            dated
+                .netns_name
+                .map_or_else(|| event.netns.to_string(), str::to_owned),
+            event.protocol.to_string(),
+            event.client.to_string(),
+            event.virtual_service.to_string(),
+            event.server.map_or_else(dash, |server| server.to_string()),
+            event.ipvs_state.as_deref().map_or_else(dash, str::to_owned),
+            event
+                .conntrack_state
+                .as_deref()
+                .map_or_else(dash, str::to_owned),
+        ];
+
+        for (width, cell) in self.widths.iter_mut().zip(&cells) {
+            if cell.chars().count() > *width {
+                *width = cell.chars().count();
+                self.has_header = false;
+            }
+        }
+        let mut text = String::new();
+        if !self.has_header {
+            self.write(&mut text, COLUMNS.map(|(name, _)| name), "WHAT HAPPENED");
+            text.push('\n');
+            self.has_header = true;
+        }
+        self.write(&mut text, cells.each_ref().map(String::as_str), said(event));
+        text
+    }
+
+    fn write(&self, to: &mut String, cells: [&str; COLUMNS.len()], last: &str) {
+        for (cell, width) in cells.into_iter().zip(self.widths) {
+            // Writing to a string does not fail.
+            let _ = write!(to, "{cell:width$}  ");
+        }
+        to.push_str(last);
+    }
+}
+
+/// For an operator who knows IPVS and has never heard of this program.
+fn said(event: &Event) -> &'static str {
+    match (event.what, event.reason) {
+        (What::Drop, Reason::Closed) => {
+            "dropped: the old connection has ended, but its conntrack is still there"
+        }
+        (What::Drop, Reason::Drained) => {
+            "dropped: the old server is drained, but the old conntrack is still there"
+        }
+        (What::Drop, Reason::Gone) => {
+            "dropped: the old server has left the service, but the old conntrack is still there"
+        }
+        (What::Drop, Reason::Unavailable) => {
+            "dropped: the old server has left the service, and expire_nodest_conn is 0"
+        }
+        (What::Drop, Reason::NotScheduled) => {
+            "dropped: no real server to choose (none with weight, all overloaded, or drop_packet)"
+        }
+        (What::Drop, Reason::Other) => "dropped by IPVS for another reason",
+        (What::Evict, Reason::Closed) => {
+            "saved: the old connection has ended, its conntrack was evicted"
+        }
+        (What::Evict, Reason::Drained) => {
+            "saved: the old server is drained, the old conntrack was evicted"
+        }
+        (What::Evict, Reason::Gone) => {
+            "saved: the old server has left the service, the old conntrack was evicted"
+        }
+        (What::Evict, _) => "saved: the old conntrack was evicted",
+    }
+}
+
+/// One line, short enough for a terminal.
+pub fn summary(tally: &Tally) -> String {
+    let reasons: Vec<_> = tally
+        .reasons()
+        .filter(|&(_, count)| count > 0)
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    let mut text = format!("{} dropped", tally.drops);
+    if !reasons.is_empty() {
+        let _ = write!(text, " ({})", reasons.join(", "));
+    }
+    let _ = write!(text, ", {} evicted", tally.evictions);
+    if tally.missed > 0 {
+        let _ = write!(text, ", {} more not shown: too many at once", tally.missed);
+    }
+    text
+}
+
+fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
+fn time_of_day(time: SystemTime) -> String {
+    let timestamp = timestamp(time);
+    let day = timestamp.split_once('T').map_or("", |(_, day)| day);
+    day.trim_end_matches('Z').into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn closed() -> Event {
+        Event {
+            what: What::Drop,
+            monotonic: 0,
+            netns: 4_026_532_008,
+            protocol: "TCP".into(),
+            client: "10.0.0.2:20001".parse().unwrap(),
+            virtual_service: "10.9.0.1:80".parse().unwrap(),
+            server: Some("10.2.1.2:80".parse().unwrap()),
+            ipvs_state: Some("CLOSE".into()),
+            conntrack_state: Some("CLOSE".into()),
+            reason: Reason::Closed,
+        }
+    }
+
+    fn dated(event: &Event) -> Dated {
+        Dated {
+            event,
+            time: UNIX_EPOCH + Duration::from_micros(1_795_350_896_789_012),
+            netns_name: Some("director"),
+        }
+    }
+
+    fn tally() -> Tally {
+        let mut tally = Tally::default();
+        let mut event = closed();
+        tally.count(&event);
+        tally.count(&event);
+        event.reason = Reason::NotScheduled;
+        tally.count(&event);
+        event.what = What::Evict;
+        tally.count(&event);
+        tally
+    }
+
+    #[test]
+    fn json_of_a_drop() {
+        let mut event = closed();
+        assert_eq!(
+            json::event(&dated(&event)).unwrap(),
+            concat!(
+                r#"{"event":"drop","time":"2026-11-22T12:34:56.789012Z","netns":4026532008,"#,
+                r#""netns_name":"director","protocol":"TCP","client":"10.0.0.2:20001","#,
+                r#""virtual":"10.9.0.1:80","server":"10.2.1.2:80","ipvs_state":"CLOSE","#,
+                r#""conntrack_state":"CLOSE","reason":"closed"}"#
+            )
+        );
+        event.what = What::Evict;
+        event.conntrack_state = None;
+        let nameless = Dated {
+            netns_name: None,
+            ..dated(&event)
+        };
+        let line = json::event(&nameless).unwrap();
+        assert!(line.starts_with(r#"{"event":"evict","time":""#), "{line}");
+        assert!(line.contains(r#""netns":4026532008,"protocol""#), "{line}");
+        assert!(line.contains(r#""conntrack_state":null"#), "{line}");
+    }
+
+    #[test]
+    fn json_of_a_summary_has_every_reason() {
+        assert_eq!(
+            json::summary(&tally()).unwrap(),
+            concat!(
+                r#"{"event":"summary","drops":3,"evictions":1,"missed":0,"by_reason":"#,
+                r#"{"closed":2,"drained":0,"gone":0,"unavailable":0,"not_scheduled":1,"other":0}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_summary_for_people_has_what_was_seen() {
+        let mut tally = tally();
+        assert_eq!(
+            summary(&tally),
+            "3 dropped (2 closed, 1 not_scheduled), 1 evicted"
+        );
+        tally.missed = 7;
+        assert!(summary(&tally).ends_with(", 7 more not shown: too many at once"));
+        assert_eq!(summary(&Tally::default()), "0 dropped, 0 evicted");
+    }
+
+    #[test]
+    fn rows_stand_under_their_header() {
+        let event = closed();
+        let mut table = Table::new();
+        let text = table.row(&dated(&event));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        for (header, cell) in [
+            ("TIME", "12:34:56.789012"),
+            ("NETNS", "director"),
+            ("CLIENT", "10.0.0.2:20001"),
+            ("VIRTUAL", "10.9.0.1:80"),
+            ("OLD REAL", "10.2.1.2:80"),
+            ("IPVS", "CLOSE"),
+            ("WHAT", "dropped: the old connection has ended"),
+        ] {
+            assert_eq!(lines[0].find(header), lines[1].find(cell), "{text}");
+        }
+        assert_eq!(table.row(&dated(&event)).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_wide_address_widens_its_column_for_good() {
+        let narrow = closed();
+        let mut wide = closed();
+        let longest = "[fd00:1234:5678:9abc:def0:1234:5678:9abc]:65535";
+        wide.client = longest.parse::<SocketAddr>().unwrap();
+        let mut table = Table::new();
+        table.row(&dated(&narrow));
+        let text = table.row(&dated(&wide));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines[0].find("VIRTUAL"), lines[1].find("10.9.0.1:80"));
+        let later = table.row(&dated(&narrow));
+        assert_eq!(lines[0].find("VIRTUAL"), later.find("10.9.0.1:80"));
+    }
+}

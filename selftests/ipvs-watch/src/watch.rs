@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The BPF programs: whether this kernel has what they need, how they come into it, and what
+//! they say. They live as long as [`Watch`] does, and no longer than this process: nothing is
+//! pinned.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{ensure, Context as _};
+use libbpf_rs::{
+    ErrorKind, Link, MapCore as _, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramMut,
+    RingBuffer, RingBufferBuilder,
+};
+
+use crate::event::Event;
+
+/// The BPF object, aligned as libbpf reads it.
+#[repr(C, align(8))]
+struct Aligned<B: ?Sized>(B);
+
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/watch.bpf.o")));
+
+const LOOKUP: &str = "ip_vs_conn_in_get_proto";
+
+/// The function that decides about a packet, by the names that it has had, and our program
+/// for each.
+const DECIDERS: [(&str, &str); 2] = [
+    ("ip_vs_in_hook", "hook_decided"),
+    ("ip_vs_in", "in_decided"),
+];
+
+/// Why nothing can be watched here. Each has an exit status of its own.
+#[derive(Debug)]
+pub enum Refusal {
+    NotPermitted,
+    NoBtf(String),
+    NoIpvs,
+}
+
+impl Refusal {
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::NotPermitted => 3,
+            Self::NoBtf(_) => 4,
+            Self::NoIpvs => 5,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPermitted => f.write_str("needs root (CAP_SYS_ADMIN): run it with sudo"),
+            Self::NoBtf(what) => write!(
+                f,
+                "{what}: needs Linux 5.11 or later with CONFIG_DEBUG_INFO_BTF_MODULES"
+            ),
+            Self::NoIpvs => f.write_str("IPVS is not loaded: run 'modprobe ip_vs' first"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What libbpf complained about, for an error that nobody expected.
+static COMPLAINTS: Mutex<String> = Mutex::new(String::new());
+
+fn complain(_: PrintLevel, message: String) {
+    COMPLAINTS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push_str(&message);
+}
+
+/// The last of it: where the verifier refuses a program, its log is long.
+pub fn complaints() -> String {
+    let all = mem::take(&mut *COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner));
+    let lines: Vec<_> = all.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+pub struct Watch {
+    // Dropped in this order: first the programs stop, then what they write to goes.
+    module: Option<Link>,
+    _links: [Link; 2],
+    ring: RingBuffer<'static>,
+    events: Rc<RefCell<Vec<Option<Event>>>>,
+    object: Object,
+}
+
+impl Watch {
+    /// Begins to watch one network namespace, or all. Fails with a [`Refusal`] where the
+    /// kernel or this user's rights do not allow it.
+    pub fn start(only_netns: Option<u32>) -> anyhow::Result<Self> {
+        let decider = what_decides(Path::new("/sys"))?;
+        if !is_privileged()? {
+            return Err(Refusal::NotPermitted.into());
+        }
+        Self::load(decider, only_netns).map_err(|error| {
+            // Root in a container, or a kernel that is locked down.
+            let refused = error
+                .downcast_ref::<libbpf_rs::Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
+            if refused {
+                Refusal::NotPermitted.into()
+            } else {
+                error
+            }
+        })
+    }
+
+    fn load(decider: &str, only_netns: Option<u32>) -> anyhow::Result<Self> {
+        libbpf_rs::set_print(Some((PrintLevel::Warn, complain)));
+        let mut object = ObjectBuilder::default()
+            .name("ipvs_watch")?
+            .open_memory(&OBJECT.0)?;
+        for mut program in object.progs_mut() {
+            let name = program.name().to_owned();
+            if DECIDERS.iter().any(|&(_, ours)| name == ours) {
+                program.set_autoload(name == decider);
+            }
+        }
+        if let Some(netns) = only_netns {
+            object
+                .maps_mut()
+                .find(|map| map.name().as_encoded_bytes().ends_with(b".rodata"))
+                .context("no .rodata")?
+                .set_initial_value(&netns.to_ne_bytes())?;
+        }
+        let object = object.load().context("cannot load the BPF programs")?;
+
+        let events = Rc::new(RefCell::new(Vec::new()));
+        let into = Rc::clone(&events);
+        let mut ring = RingBufferBuilder::new();
+        let records = object
+            .maps()
+            .find(|map| map.name() == "records")
+            .context("no ring buffer")?;
+        ring.add(&records, move |bytes| {
+            into.borrow_mut().push(Event::from_bytes(bytes));
+            0
+        })?;
+        let ring = ring.build()?;
+
+        // The lookup first, so that no decision is met without it.
+        let attach = |name| program(&object, name)?.attach().context("cannot attach");
+        let links = [attach("looked_up")?, attach(decider)?];
+        let mut watch = Self {
+            module: None,
+            _links: links,
+            ring,
+            events,
+            object,
+        };
+        watch.look_for_module();
+        Ok(watch)
+    }
+
+    /// Watches the evictions of ip_vs_reuse too, once it is loaded. Cheap.
+    pub fn look_for_module(&mut self) {
+        if self.module.is_none() && Path::new("/sys/module/ip_vs_reuse").exists() {
+            // It may be on its way in or out: then the next look finds it, or nothing.
+            self.module = program(&self.object, "evicted")
+                .and_then(|program| Ok(program.attach_raw_tracepoint("ip_vs_reuse_evict")?))
+                .ok();
+        }
+    }
+
+    /// What has happened and was not told yet, oldest first; not all at once if it is much.
+    pub fn next_events(&mut self) -> anyhow::Result<Vec<Event>> {
+        const AT_ONCE: usize = 256;
+
+        let result = self.ring.consume_raw_n(AT_ONCE);
+        ensure!(
+            result >= 0,
+            "cannot read the ring buffer: {}",
+            io::Error::from_raw_os_error(-result)
+        );
+        self.events
+            .take()
+            .into_iter()
+            .map(|event| event.context("a record that cannot be read"))
+            .collect()
+    }
+
+    /// How many records have found no room.
+    pub fn missed(&self) -> anyhow::Result<u64> {
+        let bss = self
+            .object
+            .maps()
+            .find(|map| map.name().as_encoded_bytes().ends_with(b".bss"))
+            .context("no .bss")?;
+        bss.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)?
+            .as_deref()
+            .and_then(<[u8]>::first_chunk)
+            .map(|bytes| u64::from_ne_bytes(*bytes))
+            .context("nothing in .bss")
+    }
+}
+
+impl AsFd for Watch {
+    /// Readable when something has happened.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: It is open as long as the ring buffer lives, which the borrow outlasts not.
+        unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) }
+    }
+}
+
+fn program<'a>(object: &'a Object, name: &str) -> anyhow::Result<ProgramMut<'a>> {
+    object
+        .progs_mut()
+        .find(|program| program.name() == name)
+        .with_context(|| format!("no program {name}"))
+}
+
+/// Which of our programs fits this kernel's IPVS, by what `sys` shows of it.
+fn what_decides(sys: &Path) -> Result<&'static str, Refusal> {
+    let module = sys.join("module/ip_vs");
+    let vmlinux = sys.join("kernel/btf/vmlinux");
+
+    if !vmlinux.exists() {
+        return Err(Refusal::NoBtf("this kernel has no BTF".into()));
+    }
+    if !module.exists() {
+        return Err(Refusal::NoIpvs);
+    }
+    // Only what was loaded has a state; else IPVS is built in, and described there.
+    let btf = match module.join("initstate").exists() {
+        true => sys.join("kernel/btf/ip_vs"),
+        false => vmlinux,
+    };
+    let btf = fs::read(btf)
+        .map_err(|_| Refusal::NoBtf("this kernel has no BTF of the module ip_vs".into()))?;
+    if !has_name(&btf, LOOKUP) {
+        return Err(Refusal::NoBtf(format!("IPVS has no {LOOKUP}() here")));
+    }
+    DECIDERS
+        .into_iter()
+        .find(|(function, _)| has_name(&btf, function))
+        .map(|(_, program)| program)
+        .ok_or_else(|| Refusal::NoBtf(format!("IPVS has no {}() here", DECIDERS[0].0)))
+}
+
+/// Whether BTF knows something by this name: names stand in it as C strings, each once.
+fn has_name(btf: &[u8], name: &str) -> bool {
+    let string = [b"\0", name.as_bytes(), b"\0"].concat();
+    btf.windows(string.len()).any(|window| window == string)
+}
+
+/// libbpf finds modules' BTF with CAP_SYS_ADMIN only.
+fn is_privileged() -> anyhow::Result<bool> {
+    let status =
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    effective_capabilities(&status)
+        .map(|capabilities| capabilities & (1 << 21) != 0)
+        .context("no capabilities in /proc/self/status")
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let hex = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A /sys with these files.
+    struct Sys(PathBuf);
+
+    impl Sys {
+        fn new(name: &str, files: &[(&str, &[u8])]) -> Self {
+            let dir =
+                std::env::temp_dir().join(format!("ipvs-watch-{}-{name}", std::process::id()));
+            for (file, content) in files {
+                let file = dir.join(file);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, content).unwrap();
+            }
+            Self(dir)
+        }
+
+        fn answer(&self) -> Result<&'static str, u8> {
+            what_decides(&self.0).map_err(|refusal| refusal.status())
+        }
+    }
+
+    impl Drop for Sys {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const VMLINUX: (&str, &[u8]) = ("kernel/btf/vmlinux", b"\0sk_buff\0");
+    const LOADED: (&str, &[u8]) = ("module/ip_vs/initstate", b"live\n");
+
+    fn with_module(name: &str, btf: &[u8]) -> Result<&'static str, u8> {
+        Sys::new(name, &[VMLINUX, LOADED, ("kernel/btf/ip_vs", btf)]).answer()
+    }
+
+    #[test]
+    fn the_program_is_the_one_for_this_kernel() {
+        assert_eq!(
+            with_module("new", b"\0ip_vs_conn_in_get_proto\0ip_vs_in_hook\0"),
+            Ok("hook_decided")
+        );
+        assert_eq!(
+            with_module("old", b"\0ip_vs_in\0ip_vs_conn_in_get_proto\0"),
+            Ok("in_decided")
+        );
+        assert_eq!(
+            with_module("other", b"\0ip_vs_in_icmp\0ip_vs_conn_in_get_proto\0"),
+            Err(4)
+        );
+        assert_eq!(with_module("none", b"\0ip_vs_in_hook\0"), Err(4));
+    }
+
+    #[test]
+    fn what_is_missing_has_its_status() {
+        assert_eq!(Sys::new("no-btf", &[LOADED]).answer(), Err(4));
+        assert_eq!(Sys::new("no-ipvs", &[VMLINUX]).answer(), Err(5));
+        assert_eq!(
+            Sys::new("no-module-btf", &[VMLINUX, LOADED]).answer(),
+            Err(4)
+        );
+    }
+
+    #[test]
+    fn ipvs_may_be_built_in() {
+        let vmlinux: &[u8] = b"\0ip_vs_conn_in_get_proto\0ip_vs_in_hook\0";
+        let files = [
+            ("kernel/btf/vmlinux", vmlinux),
+            ("module/ip_vs/parameters/conn_tab_bits", b"12\n"),
+        ];
+        assert_eq!(Sys::new("built-in", &files).answer(), Ok("hook_decided"));
+    }
+
+    #[test]
+    fn capabilities_are_those_in_effect() {
+        let status = "CapPrm:\t0000000000000001\nCapEff:\t0000000000200000\nCapBnd:\t0\n";
+        assert_eq!(effective_capabilities(status), Some(1 << 21));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    }
+}
