@@ -15,6 +15,7 @@ help:
 	@echo 'make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute;'
 	@echo '                the first time about seven, to build the machine)'
 	@echo 'make test       everything that must hold, on the host and in the same machine'
+	@echo 'make test-long  likewise, with those of the kernel'\''s own tests that take long (hours)'
 	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
 	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
@@ -35,11 +36,13 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test shell lint
+.PHONY: demo test test-long shell lint
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
 	$(Q)scripts/test.sh
+test-long: export LONG := yes
+test-long: test
 shell: kernel
 	$(Q)scripts/in-vm.sh --shell
 lint: kernel

@@ -13,6 +13,6 @@ rm -f "$top/ip_vs_reuse.ko" "$top/ipvs-watch"
 if [ "${1:-}" = --all ]; then
 	what=("$cache")
 else
-	what=("$cache"/module-* "$cache"/harness-* "$cache/target" "$cache/log")
+	what=("$cache"/module-* "$cache"/harness-* "$cache"/kernel-selftests-* "$cache/target" "$cache/log")
 fi
 "$top/scripts/in-namespace.sh" rm -rf --one-file-system "${what[@]}"

@@ -4,7 +4,8 @@
 # usage: in-vm.sh COMMAND...   (or --shell)
 #
 # Runs COMMAND in a machine with Linux $KERNEL. MODULE is the module there, HARNESS the traffic
-# program, WATCH ipvs-watch. With --shell: a prompt there, the module loaded.
+# program, WATCH ipvs-watch; variables named in VM_ENV are handed on. With --shell: a prompt
+# there, the module loaded.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -14,6 +15,6 @@ MODULE=$("$top/scripts/module.sh")/ip_vs_reuse.ko
 programs=$("$top/scripts/harness.sh")
 HARNESS=$programs/harness
 WATCH=$programs/ipvs-watch
-VM_ENV="MODULE HARNESS WATCH V"
+VM_ENV="MODULE HARNESS WATCH V ${VM_ENV:-}"
 export MODULE HARNESS WATCH V VM_ENV
 exec "$top/scripts/vm.sh" "$release" "$@"

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Builds those of the kernel's own selftests that have to do with netfilter, from the source of
+# Linux $KERNEL, in a directory of the cache that is named for what it is made from, and prints
+# that directory as it is called in the build root. The source stays as it is.
+#
+# What `make install` would put there, which wants rsync: the scripts and what they include,
+# and beside them the programs that they call.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+# Of net/, whose Makefile builds a hundred programs, those of the tests about conntrack and NAT.
+programs=(ip_defrag nettest)
+
+release=$("$top/scripts/kernel.sh")
+name=kernel-selftests-$release-$(key "$0" "$root/usr/src/rust-linux-$release/.complete")
+
+build() {
+	local source=/usr/src/rust-linux-$release/tools/testing/selftests/net
+	local to=/cache/$name.new/net
+
+	rm -rf "$cache/$name.new"
+	mkdir -p "$cache/$name.new/net/lib"
+	cp "$root$source"/*.sh "$cache/$name.new/net/"
+	cp -r "$root$source/lib/sh" "$cache/$name.new/net/lib/"
+	cp -r "$root$source/netfilter" "$cache/$name.new/net/"
+	"$top/scripts/enter.sh" make -C "$source/netfilter" OUTPUT="$to/netfilter" all &&
+		"$top/scripts/enter.sh" make -C "$source" OUTPUT="$to" "${programs[@]/#/$to/}"
+}
+
+[ -e "$cache/$name" ] || lock kernel-selftests
+if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
+	step "$cache/log/kernel-selftests.log" "building the kernel's own selftests of Linux $release" build
+	mv "$cache/$name.new" "$cache/$name"
+fi
+echo "/cache/$name"

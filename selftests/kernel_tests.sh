@@ -1,0 +1,294 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The kernel's own selftests about IPVS, conntrack and NAT: each on the stock kernel, and then
+# with the module in. It must end the same way, with the same results on the way. A test that
+# does not pass on the stock kernel either is a skip, with the reason that it gave itself.
+#
+# All the tests are told that the machine is slow (KSFT_MACHINE_SLOW); several then do less.
+#
+# KERNEL_TESTS: what scripts/kernel-selftests.sh has made
+# MODULE:       the module to insert
+# LONG:         run the tests that take long, too
+#
+# usage: kernel_tests.sh [TEST...]
+
+# shellcheck disable=SC2317 # checks are called by name
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+tests="netfilter/ipvs.sh
+	netfilter/conntrack_dump_flush.sh
+	netfilter/conntrack_icmp_related.sh
+	netfilter/conntrack_ipip_mtu.sh
+	netfilter/conntrack_reverse_clash.sh
+	netfilter/conntrack_sctp_collision.sh
+	netfilter/conntrack_tcp_unreplied.sh
+	netfilter/conntrack_vrf.sh
+	netfilter/nf_nat_edemux.sh
+	netfilter/nft_conntrack_helper.sh
+	netfilter/nft_synproxy.sh
+	ip_defrag.sh"
+long_tests="netfilter/br_netfilter.sh
+	netfilter/br_netfilter_queue.sh
+	netfilter/conntrack_clash.sh
+	netfilter/conntrack_resize.sh
+	netfilter/nft_flowtable.sh
+	netfilter/nft_interface_stress.sh
+	netfilter/nft_nat.sh
+	netfilter/nft_nat_zones.sh
+	netfilter/nft_queue.sh
+	netfilter/nft_tproxy_tcp.sh
+	netfilter/nft_tproxy_udp.sh
+	netfilter/nft_zones_many.sh
+	fcnal-test.sh:-t:use_cases"
+
+# Those that are not tried, and why.
+not_tried()
+{
+	local test
+
+	for test in bridge_brouter nft_audit nft_concat_range nft_concat_range_perf nft_fib \
+		nft_fib_nexthop nft_meta rpath vxlan_mtu_frag xt_string; do
+		echo "netfilter/$test.sh has to do with neither IPVS nor conntrack nor NAT"
+	done
+	cat <<-END
+		netfilter/nf_conntrack_packetdrill.sh needs packetdrill, which Debian 13 has not
+		netfilter/nft_offload.sh needs netdevsim, which this kernel has not
+		big_tcp.sh needs netperf, which is not in the machine
+		udpgro.sh needs a BPF object, for which the kernel's libbpf would have to be built
+		udpgro_fwd.sh needs a BPF object, for which the kernel's libbpf would have to be built
+		openvswitch/openvswitch.sh needs pyroute2, which is not in the machine
+		wireguard/netns.sh needs wireguard-tools, which are not in the machine
+		tc-testing/tc-tests/actions/ct.json needs pyroute2 and scapy, which are not in the machine
+		bpf/prog_tests/bpf_nf.c is one of a thousand in a program that takes LLVM and hours to build
+	END
+}
+
+export KSFT_MACHINE_SLOW=yes
+
+# As long as the kernel's own runner lets them take; the short ones must be done sooner.
+limit=300
+[ -z "${LONG:-}" ] || limit=1800
+
+##############################################################################
+# The module in and out
+
+tracing=/sys/kernel/tracing/instances/kernel_tests
+
+# Functions that the module calls and that can be traced: the hook's, to look a packet up in
+# IPVS's table, and p2c's, to take a real server into its own.
+looks_up=ip_vs_reuse_ip_vs_fill_iph_skb
+takes_server=ip_vs_reuse_ip_vs_dest_hold
+
+# How often that was seen while the module was in, at last; and in all, how many packets
+# matched an old entry.
+lookups=0 real_servers=0 matches=0
+
+module_in()
+{
+	insmod "$MODULE" || bail_out "cannot insert $MODULE"
+	{
+		echo "$looks_up $takes_server" >"$tracing/set_ftrace_filter" &&
+			echo function >"$tracing/current_tracer" &&
+			echo 1 >"$tracing/events/ip_vs_reuse/enable"
+	} || bail_out "cannot trace what the module does"
+}
+
+module_out()
+{
+	lookups=$(traced "$looks_up")
+	real_servers=$(traced "$takes_server")
+	matches=$((matches + $(traced 'ip_vs_reuse_(evict|leave):')))
+	echo nop >"$tracing/current_tracer"
+	rmmod ip_vs_reuse || bail_out "cannot remove the module"
+}
+
+# traced WHAT: how often.
+traced() { grep -cE ": $1" "$tracing/trace"; }
+
+cleanup()
+{
+	[ ! -e /sys/module/ip_vs_reuse ] || module_out
+	rmdir "$tracing"
+	rm -rf "$tmp"
+} 2>/dev/null
+
+##############################################################################
+# One test
+
+# What its two halves, `stock` and `module`, have come to.
+declare -A status=() results=() seconds=() last=() tainted=()
+
+# run HALF TEST [DIRECTORY]: as the kernel's own runner would, in a process namespace that takes
+# with it whatever the test leaves behind.
+#
+# Some tests want to see the kernel untainted, before and after. A module from outside the
+# tree taints it: they are shown 0, and whether the real value changes is looked at here.
+run()
+{
+	local half=$1 command file start=$SECONDS before after
+
+	IFS=: read -ra command <<<"$2"
+	file=${command[0]}
+	read -r before </proc/sys/kernel/tainted
+	# shellcheck disable=SC2016 # for the inner shell
+	unshare --mount --mount-proc --pid --fork --kill-child bash -c '
+		mount --bind "$1" /proc/sys/kernel/tainted && cd "$2" || exit
+		timeout "$3" "${@:4}"
+		exit' - "$tmp/untainted" "${3:-$KERNEL_TESTS}/net/$(dirname "$file")" "$limit" \
+		"./${file##*/}" "${command[@]:1}" </dev/null >"$tmp/$half" 2>&1
+	status[$half]=$?
+	read -r after </proc/sys/kernel/tainted
+	seconds[$half]=$((SECONDS - start))
+	results[$half]=$(results_in "$tmp/$half")
+	last[$half]=$(grep -avE '^[[:space:]]*$' "$tmp/$half" | tail -n 1)
+	tainted[$half]=
+	[ "$before" = "$after" ] || tainted[$half]="$half: tainted was $before and is $after"
+}
+
+# results_in FILE: the lines in which a test says how something ended, without what differs
+# between any two runs: names of namespaces, and numbers.
+results_in()
+{
+	grep -aE '(^|[^[:alpha:]])(ok|OK|PASS|FAIL|XFAIL|SKIP|ERROR)([^[:alpha:]]|$)' "$1" |
+		sed -E 's/-[[:alnum:]]{6}\>/-X/g; s/[0-9]+/N/g' | sort
+}
+
+# ended HALF: how it ended, in words.
+ended()
+{
+	local word
+
+	case ${status[$1]} in
+	0) word=pass ;;
+	2) word=xfail ;;
+	"$ksft_skip") word=skip ;;
+	124) word=timeout ;;
+	*) word=fail ;;
+	esac
+	echo "$word (${seconds[$1]} s)"
+}
+
+both_ended() { echo "stock: $(ended stock), with the module: $(ended module)"; }
+
+alike()
+{
+	[ "${status[stock]}:${results[stock]}" = "${status[module]}:${results[module]}" ] &&
+		[ -z "${tainted[stock]}${tainted[module]}" ]
+}
+
+# run_both TEST [DIRECTORY]: with the module from DIRECTORY, where that is another.
+run_both()
+{
+	run stock "$1"
+	module_in
+	run module "$1" "${2:-}"
+	module_out
+}
+
+# compare LABEL TEST [DIRECTORY]: a KTAP line. Some tests fail now and then on any kernel, so
+# there is a second attempt, of both halves.
+compare()
+{
+	local label=$1
+
+	run_both "${@:2}"
+	if ! alike; then
+		echo "# $label: $(both_ended), and different; once more"
+		label+=", at the second attempt"
+		run_both "${@:2}"
+	fi
+	label+=": $(both_ended)"
+	if ! alike; then
+		ktap_not_ok "$label" "${tainted[@]}" \
+			"$(diff -U 0 --label stock --label "with the module" \
+				<(echo "${results[stock]}") <(echo "${results[module]}"))" \
+			"with the module it said last:" "$(tail -n 20 "$tmp/module")"
+	elif ((status[stock] == 0 || status[stock] == 2)); then
+		ktap_ok "$label"
+	else
+		ktap_skip "$label" "on the stock kernel, too: ${last[stock]}"
+	fi
+}
+
+##############################################################################
+# IPVS, where it must be seen that the module was at work
+
+# ipvs.sh makes a service with one real server and connects once, in each of three ways to forward.
+compare_ipvs()
+{
+	local p2c=$tmp/p2c replaced
+
+	compare netfilter/ipvs.sh netfilter/ipvs.sh
+	check hook_was_at_work "netfilter/ipvs.sh: the hook looked packets up in IPVS's table"
+
+	cp -r "$KERNEL_TESTS" "$p2c"
+	replaced=$(grep -c -e '-s rr$' "$p2c/net/netfilter/ipvs.sh")
+	sed -i 's/-s rr$/-s p2c/' "$p2c/net/netfilter/ipvs.sh"
+	((replaced > 0)) || bail_out "netfilter/ipvs.sh has no '-s rr' to replace by p2c"
+	compare "netfilter/ipvs.sh with p2c for rr" netfilter/ipvs.sh "$p2c"
+	check p2c_was_at_work "netfilter/ipvs.sh with p2c for rr: p2c had the real servers"
+}
+
+hook_was_at_work()
+{
+	outcome=$lookups
+	((lookups >= 3)) || fault "there must be one for each way to forward"
+}
+
+p2c_was_at_work()
+{
+	outcome=$real_servers
+	((real_servers >= 3)) || fault "there must be one for each way to forward"
+}
+
+# A kernel's new tests are not to be overlooked.
+all_are_listed()
+{
+	local file known
+
+	known=" ${tests//[[:space:]]/ } ${long_tests//[[:space:]]/ } ${skipped[*]%% *} "
+	for file in "$KERNEL_TESTS"/net/netfilter/*.sh; do
+		file=netfilter/${file##*/}
+		[[ $known = *" $file "* || $file = */lib.sh ]] || fault "$file is not"
+	done
+}
+
+##############################################################################
+
+need_root
+[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
+[ -d "${KERNEL_TESTS:-}/net/netfilter" ] || skip_all "KERNEL_TESTS is not set: scripts/kernel-selftests.sh"
+need_tools conntrack ip ipvsadm nft socat unshare
+# What the module needs, for both halves.
+need_modules ip_vs nf_conntrack
+
+tmp=$(mktemp -d)
+trap cleanup EXIT
+echo 0 >"$tmp/untainted"
+mkdir "$tracing" || bail_out "cannot trace"
+
+mapfile -t skipped < <(not_tried)
+lines=4		# beside one for each test
+if (($#)); then
+	tests=$* long_tests='' skipped=()
+	[[ $tests = *netfilter/ipvs.sh* ]] && lines=3 || lines=0
+fi
+ktap_plan $(($(wc -w <<<"$tests $long_tests") + ${#skipped[@]} + lines))
+
+(($#)) || check all_are_listed "all of the kernel's netfilter tests are in a list"
+for test in $tests ${LONG:+$long_tests}; do
+	case $test in
+	netfilter/ipvs.sh) compare_ipvs ;;
+	*) compare "${test//:/ }" "$test" ;;
+	esac
+done
+echo "# with the module in, $matches packets matched an old entry of IPVS"
+[ -n "${LONG:-}" ] || for test in $long_tests; do
+	ktap_skip "${test//:/ }" "takes long: left to make test-long"
+done
+for line in "${skipped[@]}"; do
+	ktap_skip "${line%% *}" "${line#* }"
+done
+ktap_exit
