@@ -61,7 +61,7 @@ const IPPROTO_UDP: u8 = 17;
 const IPPROTO_SCTP: u8 = 132;
 
 // include/uapi/linux/ip_vs.h
-const IP_VS_CONN_F_NOOUTPUT: u32 = 0x0800;
+const IP_VS_CONN_F_NOOUTPUT: u32 = 0x0080;
 const IP_VS_CONN_F_NFCT: u32 = 1 << 16;
 
 // include/uapi/linux/netfilter/nf_conntrack_common.h
