@@ -6,10 +6,12 @@ mod crowd;
 mod datagrams;
 mod load;
 mod net;
+mod packets;
 mod reconnect;
 mod serve;
 mod stray;
 mod table;
+mod wire;
 
 use std::io;
 use std::iter;
@@ -19,7 +21,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use serde_json::json;
 
 use crate::reconnect::Between;
@@ -113,6 +116,37 @@ enum Role {
         #[arg(long)]
         count: u32,
     },
+    /// Send bad packets, and good ones among them, at flows; report how many of each kind as JSON
+    Packets {
+        /// The interface to send by, and the Ethernet address of the director behind it. With
+        /// more than one, each packet goes by all of them at once, from a processor each
+        #[arg(long = "link", required = true, value_name = "NAME=MAC", value_parser = link)]
+        links: Vec<(String, [u8; 6])>,
+        /// The flows' clients; may be given more than once
+        #[arg(long, required = true, value_name = "ADDR", value_delimiter = ',')]
+        from: Vec<IpAddr>,
+        /// The flows' services; may be given more than once
+        #[arg(long, required = true, value_name = "ADDR:PORT", value_delimiter = ',')]
+        to: Vec<SocketAddr>,
+        /// The flows' client ports
+        #[arg(long, value_parser = port_range)]
+        ports: RangeInclusive<u16>,
+        /// The flows' protocols
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "tcp")]
+        proto: Vec<net::Proto>,
+        /// What to send (default: everything)
+        #[arg(long, value_enum, value_delimiter = ',')]
+        kind: Vec<packets::Kind>,
+        /// What the packets are drawn from (default: it is drawn itself, and reported)
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The first of the seed's packets to send
+        #[arg(long, default_value = "0")]
+        first: u64,
+        /// How many
+        #[arg(long)]
+        count: u64,
+    },
     /// Print the results of conn_reuse.sh (its RESULTS file) as a table
     Table {
         file: PathBuf,
@@ -164,6 +198,16 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
         .filter(|(low, high)| (1..=*high).contains(low))
         .map(|(low, high)| low..=high)
         .ok_or_else(|| "write it like 20000-29999".into())
+}
+
+fn link(text: &str) -> Result<(String, [u8; 6]), String> {
+    let parsed = text.split_once('=').and_then(|(name, mac)| {
+        let bytes: Option<Vec<u8>> = (mac.split(':'))
+            .map(|byte| u8::from_str_radix(byte, 16).ok())
+            .collect();
+        Some((name.to_string(), bytes?.try_into().ok()?))
+    });
+    parsed.ok_or_else(|| "write it like eth0=02:00:00:00:00:01".into())
 }
 
 fn main() -> ExitCode {
@@ -226,6 +270,38 @@ fn play(role: Role) -> anyhow::Result<()> {
             .crowd()
             .and_then(|crowd| load::burst(crowd, connections, servers, hold)),
         Role::Datagrams { from, to, count } => datagrams::send(from, to, count),
+        Role::Packets {
+            links,
+            from,
+            to,
+            ports,
+            proto: protos,
+            mut kind,
+            seed,
+            first,
+            count,
+        } => {
+            if kind.is_empty() {
+                kind = packets::Kind::value_variants().to_vec();
+            }
+            let links: Vec<_> = (links.iter())
+                .map(|(name, mac)| {
+                    net::Link::new(name, *mac).with_context(|| format!("cannot send by {name}"))
+                })
+                .collect::<anyhow::Result<_>>()?;
+            let flows = packets::Flows {
+                from,
+                to,
+                ports,
+                protos,
+            };
+            packets::send(
+                &flows,
+                &kind,
+                packets::Series { seed, first, count },
+                &links,
+            )
+        }
         Role::Table { file, title } => table::print(&file, &title),
         Role::Console => console(),
     }
@@ -258,6 +334,17 @@ mod tests {
         assert_eq!(duration("2.5s"), Ok(Duration::from_millis(2500)));
         for wrong in ["5", "s", "-1s", "1m", "NaNs"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn links_are_a_name_and_an_address() {
+        assert_eq!(
+            link("a=02:0:0:0:0:1f"),
+            Ok(("a".into(), [2, 0, 0, 0, 0, 31]))
+        );
+        for wrong in ["a", "a=", "a=1:2:3:4:5", "a=1:2:3:4:5:6:7", "a=x:2:3:4:5:6"] {
+            assert!(link(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Sockets as the tests need them: three protocols made alike, and what Linux tells and does
-//! beyond the portable interface. All of the harness's `unsafe` is in the last three functions.
+//! beyond the portable interface. All of the harness's `unsafe` is in the last five functions.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::thread;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Proto {
@@ -62,6 +64,82 @@ pub fn print_json(line: &impl Serialize) -> anyhow::Result<()> {
     writeln!(out)
         .and_then(|()| out.flush())
         .context("nobody reads the report")
+}
+
+/// An Ethernet link to the machine that is behind an interface.
+pub struct Link {
+    socket: Socket,
+    ipv4: SockAddr,
+    ipv6: SockAddr,
+}
+
+impl Link {
+    /// Takes `CAP_NET_RAW`.
+    pub fn new(interface: &str, mac: [u8; 6]) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::new(Domain::PACKET, Type::DGRAM, None)?,
+            ipv4: link_address(interface, mac, libc::ETH_P_IP)?,
+            ipv6: link_address(interface, mac, libc::ETH_P_IPV6)?,
+        })
+    }
+
+    /// Sends what calls itself an IP packet, past this machine's own stack.
+    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+        let to = match packet.first().map(|byte| byte >> 4) {
+            Some(6) => &self.ipv6,
+            _ => &self.ipv4,
+        };
+        loop {
+            match self.socket.send_to(packet, to) {
+                // The device's queue is full.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => thread::yield_now(),
+                sent => return sent.map(drop),
+            }
+        }
+    }
+}
+
+fn link_address(interface: &str, mac: [u8; 6], protocol: libc::c_int) -> io::Result<SockAddr> {
+    let name = CString::new(interface)?;
+    // SAFETY: `name` is a string that ends in a zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (protocol as u16).to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: mac.len() as u8,
+        sll_addr: [0; 8],
+    };
+    address.sll_addr[..mac.len()].copy_from_slice(&mac);
+    // SAFETY: the storage is larger than any address, this one included, and the length is its.
+    unsafe {
+        SockAddr::try_init(|storage, length| {
+            storage.cast::<libc::sockaddr_ll>().write(address);
+            *length = mem::size_of_val(&address) as libc::socklen_t;
+            Ok(())
+        })
+    }
+    .map(|((), address)| address)
+}
+
+/// Lets the calling thread run on this processor only.
+pub fn run_on_processor(number: usize) -> io::Result<()> {
+    // SAFETY: a set of processors is an array of integers: zeroes are valid, and `number` is
+    // checked against its size. The set outlives the call that reads it.
+    let status = unsafe {
+        let mut set = mem::zeroed::<libc::cpu_set_t>();
+        libc::CPU_SET(number, &mut set);
+        libc::sched_setaffinity(0, mem::size_of_val(&set), &set)
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// `TCP_INFO` of the socket: its state and `tcpi_total_retrans` are what the tests look at.
