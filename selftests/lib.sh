@@ -150,6 +150,19 @@ busywait()
 }
 
 ##############################################################################
+# The kernel's log
+
+# note_log: from here on `new_complaints` prints what the kernel has said in warning, but for
+# what every unsigned module from outside the tree makes it say, and IPVS's own lines.
+note_log() { log_start=$(complaints | wc -l); }
+new_complaints()
+{
+	complaints | tail -n "+$((log_start + 1))" |
+		grep -vE 'loading out-of-tree module taints kernel|module verification failed|IPVS: '
+}
+complaints() { dmesg --level=warn,err,crit,alert,emerg; }
+
+##############################################################################
 # The network
 
 # become_director "$@": starts the script again, in a network namespace of its own. There it

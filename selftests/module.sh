@@ -13,10 +13,7 @@
 need_root
 need_tools modinfo insmod rmmod
 
-# What every unsigned module from outside the tree makes the kernel say, and IPVS's own lines.
-expected='loading out-of-tree module taints kernel|module verification failed|IPVS: '
-complaints() { dmesg --level=warn,err,crit,alert,emerg; }
-log_start=$(complaints | wc -l)
+note_log
 
 described()
 {
@@ -52,7 +49,7 @@ log_is_clean()
 {
 	local said
 
-	said=$(complaints | tail -n "+$((log_start + 1))" | grep -vE "$expected")
+	said=$(new_complaints)
 	[ -z "$said" ] || fault "$said"
 }
 

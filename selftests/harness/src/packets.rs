@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{hint, io, thread};
 
 use anyhow::{ensure, Context as _};
@@ -685,7 +685,8 @@ pub fn send(
     Ok(())
 }
 
-/// Where threads wait for each other, busily: to sleep would cost more than what they then do.
+/// Where threads wait for each other: busily at first, as to wake up takes longer than what they
+/// then do; but one of them may have lost its processor, in a virtual machine also to the other.
 struct StartingLine {
     threads: u64,
     arrived: AtomicU64,
@@ -701,8 +702,13 @@ impl StartingLine {
 
     fn wait_for_round(&self, n: u64) {
         self.arrived.fetch_add(1, Ordering::AcqRel);
+        let mut looks = 0u32;
         while self.arrived.load(Ordering::Acquire) < (n + 1) * self.threads {
-            hint::spin_loop();
+            looks = looks.wrapping_add(1);
+            match looks % 1000 {
+                0 => thread::sleep(Duration::from_micros(50)),
+                _ => hint::spin_loop(),
+            }
         }
     }
 

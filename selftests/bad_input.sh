@@ -1,0 +1,493 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What nobody should send, and what can go wrong around a packet: bad packets of every kind at
+# flows that IPVS remembers, in every setting; the same SYN on two processors at once; a
+# listener for conntrack's events that does not read; a conntrack table that is full. Nothing
+# may break or be left behind, and only what the policy says may evict.
+#
+# `harness packets` makes the packets from a seed. The script draws one, prints it, and takes
+# it as SEED to send the same again.
+#
+# The network is in lib.sh, and how a case is judged in reuse.sh. A second link leads from the
+# client to the director, so that two processors have packets to handle. The services have
+# addresses of their own (10.9.0.x):
+#
+#   nat    .1, fd00:9::1   TCP, UDP, SCTP
+#   dr     .4              direct routing: the director sees the client's packets only
+#   pers   .6              persistent
+
+# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2317 # cases are called by name
+# shellcheck source=selftests/reuse.sh
+. "$(dirname "$0")/reuse.sh"
+
+need_tools python3
+
+nat=10.9.0.1:80
+nat6='[fd00:9::1]:80'
+dr=10.9.0.4:80
+pers=10.9.0.6:80
+protos=(-t -u --sctp-service)
+
+cases="storm malformed_evicts_nothing malformed_evicts_nothing_ipv6 syn_with_data same_syn_on_two_processors
+	deaf_listener full_table overfull_table nothing_is_left log_is_clean"
+checks_of_the_module="unloads"
+
+label_of=(
+	[storm]="bad packets of every kind, in every setting"
+	[malformed_evicts_nothing]="packets that open nothing evict nothing"
+	[malformed_evicts_nothing_ipv6]="packets that open nothing evict nothing, IPv6"
+	[syn_with_data]="server's RST, then a SYN with data"
+	[same_syn_on_two_processors]="the same SYN on two processors at once"
+	[deaf_listener]="server's RST, a listener for events does not read"
+	[full_table]="server's RST, the conntrack table is full"
+	[overfull_table]="server's RST, the conntrack table is overfull"
+	[nothing_is_left]="no conntrack and no entry is left behind"
+	[log_is_clean]="the kernel has nothing to complain about"
+)
+label_of_check=(
+	[unloads]="it can be unloaded, and IPVS after it"
+)
+
+##############################################################################
+# The director
+
+setup()
+{
+	local n proto
+
+	seed=${SEED:-$SRANDOM}
+	echo "# SEED=$seed"
+	note_log
+	conntracks_at_start=$(conntrack_objects)
+	begin_director 2
+	for n in 1 2; do
+		configure "${servers[n]}" <<<"address add ${dr%:*} dev lo"
+	done
+	configure "$client" <<-END
+		link add second type veth peer name client2 netns $$
+		link set second up
+	END
+	ip link set client2 up
+	no_reverse_path_filter
+	for proto in "${protos[@]}"; do
+		service "$proto" $nat -m 80
+		service "$proto" "$nat6" -m 80
+		service "$proto" $dr -g 80
+		service "$proto" $pers -m 80 -p 60
+	done
+	make_services
+	start_traffic --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp --proto udp
+	start_console packets nsenter --net="/run/netns/$client" --
+	start_console live nsenter --net="/run/netns/$client" --
+	links=(director="$(mac_of client)" second="$(mac_of client2)")
+}
+
+mac_of()
+{
+	local mac
+
+	read -r _ _ mac _ < <(ip -brief link show "$1")
+	echo "$mac"
+}
+
+# all_servers CHANGE [WEIGHT]: ipvsadm's CHANGE (-a, -e, -d) to rs2 in every service.
+all_servers()
+{
+	local service
+
+	for service in "${!method_of[@]}"; do
+		printf '%s %s -r %s' "$1" "$service" "$(server_of "$service" 2)"
+		[ "$1" = -d ] && echo || echo " ${method_of[$service]} -w $2"
+	done | ipvsadm -R || bail_out "cannot change rs2"
+}
+
+# packets COUNT ARGUMENTS...: sends the seed's next packets. Sets `line` to the report.
+next_packet=0
+packets()
+{
+	echo "packets --seed $seed --first $next_packet --count $1 ${*:2}" >&"${console_in[packets]}"
+	read -r -t 120 line <&"${console_out[packets]}" || line="nothing within 120 s"
+	[[ $line = *'"packets":'* ]] || fault "packets $next_packet and on of seed $seed: $line"
+	next_packet=$((next_packet + $1))
+}
+
+##############################################################################
+# What is left
+
+# What a full table has to say is expected.
+log_is_clean()
+{
+	local said
+
+	said=$(new_complaints | grep -vE 'nf_conntrack: table full|net_ratelimit')
+	[ -z "$said" ] || fault "$said"
+	[ -n "$said" ] || found "clean"
+}
+
+# All conntracks that there are, whatever their namespace or state: those at rest in the
+# allocator's caches do not count. Nothing where the kernel does not tell.
+conntrack_objects()
+{
+	local name objects
+
+	{ echo 1 >/sys/kernel/slab/nf_conntrack/shrink; } 2>/dev/null || return
+	while read -r name objects _; do
+		[ "$name" != nf_conntrack ] || echo "$objects"
+	done </proc/slabinfo
+}
+
+no_conntrack_is_left()
+{
+	conntrack -F 2>/dev/null
+	(($(</proc/sys/net/netfilter/nf_conntrack_count) == 0))
+}
+
+no_entry_is_left()
+{
+	local entries
+
+	mapfile -t entries </proc/net/ip_vs_conn
+	((${#entries[@]} == 1))
+}
+
+objects_are_back() { [ "$(conntrack_objects)" = "$conntracks_at_start" ]; }
+
+# With its server gone an entry goes too, if nobody holds on to it.
+nothing_is_left()
+{
+	settings 1 1
+	ipvsadm -C
+	busywait 10000 no_entry_is_left ||
+		fault "entries stay: $(tail -n +2 /proc/net/ip_vs_conn | head)"
+	busywait 10000 no_conntrack_is_left ||
+		fault "$(</proc/sys/net/netfilter/nf_conntrack_count) conntracks stay" "$(conntrack -L 2>&1 | head)"
+	busywait 10000 objects_are_back ||
+		fault "conntracks allocated: $conntracks_at_start at the start, now $(conntrack_objects)"
+	((${#faults[@]})) || found "nothing"
+	make_services
+}
+
+unloads()
+{
+	local name users _ users_of_ipvs
+
+	cleanup_network
+	remove_module
+	while read -r name _ _ users _; do
+		[ "$name" != ip_vs ] || users_of_ipvs=${users//[,-]/ }
+	done </proc/modules
+	ipvsadm -C
+	# shellcheck disable=SC2086 # a list
+	rmmod $users_of_ipvs ip_vs 2>"$tmp/errors" || fault "rmmod of ip_vs: $(cat "$tmp/errors")"
+}
+
+# Whether what became of the packets that matched is counted for as many as there were: it is in
+# the end, but the counters are not read at one moment.
+counters_add_up()
+{
+	[ "$half" = stock ] || busywait 5000 sums_agree ||
+		fault "${value[matched]} packets matched, and $sum are accounted for"
+}
+
+sums_agree()
+{
+	local name count
+
+	sum=0
+	while read -r name count; do
+		value[$name]=$count
+		[[ $name != evicted_* && $name != left_* ]] || sum=$((sum + count))
+	done </proc/net/ip_vs_reuse
+	((value[matched] == sum))
+}
+declare -A value=()
+
+# has_counted PATTERN...: whether since note_counters each has grown.
+has_counted()
+{
+	local pattern
+
+	for pattern in "$@"; do
+		count_since "$pattern"
+		[ -n "$counted" ] || fault "not seen: $pattern"
+	done
+}
+
+##############################################################################
+# The cases
+
+# Each setting finds the entries that the one before it left: in use, drained, and so on.
+storm()
+{
+	local each=500 mode count name states=' ' flows
+
+	# Nobody can read what there would be to tell of so many packets.
+	stop_witness
+	[ "$half" = stock ] || each=5000
+	note_counters
+	next_packet=0
+	flows="--link ${links[0]} --proto tcp,udp,sctp --ports 30000-30039"
+	flows+=" --from 10.0.0.2,fd00:0::2 --to $nat,$nat6,$dr,$pers"
+	for mode in 0 1 2 3; do
+		settings "$mode" 0
+		packets "$each" "$flows"
+		note_states
+		settings "$mode" 1
+		all_servers -e 0
+		packets "$each" "$flows"
+		settings "$mode" 0
+		all_servers -e 1
+		packets "$each" "$flows"
+		note_states
+		all_servers -d
+		packets "$each" "$flows"
+		settings "$mode" 1
+		packets "$each" "$flows"
+		all_servers -a 1
+	done
+	for name in ESTABLISHED SYN_RECV FIN_WAIT TIME_WAIT CLOSE CLOSED UDP; do
+		[[ $states = *" $name "* ]] || fault "there was no entry in the state $name"
+	done
+	counters_add_up
+	[ "$half" = stock ] ||
+		has_counted evicted_{tcp,sctp}_{closed,drained,gone} evicted_udp_gone \
+			left_{in_use,unavailable,bad_checksum,no_conntrack}
+	((${#faults[@]})) || found "unharmed"
+	outcome+=" ($next_packet packets of seed $seed)"
+	start_witness
+}
+
+# Adds the states of IPVS's entries to `states`.
+note_states()
+{
+	local state
+
+	while read -r _ _ _ _ _ _ _ state _; do
+		[[ $states = *" $state "* ]] || states+="$state "
+	done </proc/net/ip_vs_conn
+}
+
+# Two connections that are alive, one of them on a drained server, and some that have ended. A
+# SYN would open the drained one anew, and those that have ended. Not sent are kinds that may do
+# harm by right: FINs and RSTs that happen to be in order, and openers in whatever form. The rule
+# is what a careful director has; without it a damaged SYN, which conntrack does not look at, opens
+# a flow anew in IPVS.
+malformed_evicts_nothing() { malformed "$nat" 31 ipv4; }
+malformed_evicts_nothing_ipv6() { malformed "$nat6" 32 ipv6; }
+
+# malformed SERVICE PREFIX FAMILY: at client ports that begin so.
+malformed()
+{
+	local console from=${address_of[client]} ids now live='' kinds
+
+	[ "$3" = ipv4 ] || from=${address6_of[client]}
+	kinds=syn-fin,syn-rst,syn-ack,bad-checksum,truncated,lying-length,lying-total
+	kinds+=,lone-fragment,overlap,icmp-error,garbage
+	settings 1 1
+	nft -f - <<-END
+		table inet malformed {
+			chain input {
+				type filter hook input priority filter
+				ct state invalid drop
+			}
+		}
+	END
+	console=client
+	load --from "${from//[][]/}" --to "$1" --ports "${2}010-${2}019" --rate 100 --seconds 5 \
+		--connections 10 --hold 0s --end fin
+	for port in "${2}020" "${2}021"; do
+		ask "reconnect --pause --from $from:$port --to $1 --end damaged-syn"
+		[[ $line =~ ^\{\"first\":\"([^\"]*)\"\}$ ]] || fault "no live flow: $line"
+		first=${BASH_REMATCH[1]}
+		live+=$first
+		console=live
+	done
+	[[ $live = rs1rs2 || $live = rs2rs1 ]] || fault "the live flows are on $live"
+	drain -t "$1"
+	note_counters
+	ids=$(live_ids "$2" "$3")
+	(($(wc -w <<<"$ids") == 2)) || fault "the two live flows have the conntracks: $ids"
+	packets 4000 --link "${links[0]}" --from "${from//[][]/}" --to "$1" \
+		--ports "${2}010-${2}021" --proto tcp,udp,sctp --kind "$kinds"
+	now=$(live_ids "$2" "$3")
+	[ "$now" = "$ids" ] || fault "the live flows had the conntracks $ids" "they have $now"
+	for console in client live; do
+		ask ""
+		[[ $line = *'"connected":true'* ]] || fault "the live flow of $console ended: $line"
+	done
+	undrain -t "$1"
+	nft delete table inet malformed
+	counters_add_up
+	evicts
+	[ "$half" = stock ] || has_counted left_bad_checksum
+	((${#faults[@]})) || found "nothing evicted"
+}
+
+# live_ids PREFIX FAMILY: the ids of the live flows' conntracks.
+live_ids()
+{
+	conntrack -L -f "$2" -p tcp -o id 2>/dev/null |
+		sed -nE "s/^[^=]*src=[^=]* dst=[^=]* sport=(${1}02[01]) .* (id=[0-9]+).*/\1:\2/p" | sort
+}
+
+# load ARGUMENTS...: by `console`; sets `line` to its summary.
+load()
+{
+	ask "load $*"
+	while [[ $line = \{\"t\":* ]]; do
+		read -r -t 30 line <&"${console_out[$console]}" || line="nothing within 30 s"
+	done
+	[[ $line = *'"failed":0,'* ]] || fault "connections failed: $line"
+}
+
+# It opens a flow as one without data does. The answer finds no socket at the client, which
+# resets the flow; what then becomes of the client's own connection is of no interest.
+syn_with_data()
+{
+	settings 1 0
+	reconnect "$nat" data_comes --end server-rst --timeout 2.5s
+	evicts tcp_closed
+}
+
+data_comes()
+{
+	settled CLOSE
+	packets 1 --link "${links[0]}" --from 10.0.0.2 --to "$nat" --ports "$port-$port" --kind syn-data
+	if [ "$half" = module ]; then
+		busywait 2000 entry_is SYN_RECV || fault "it did not open the flow"
+		found "kept"
+	else
+		busywait 2000 no_entry || fault "IPVS did not drop it"
+		found "lost"
+	fi
+}
+
+# ACKs, which the servers answer with a RST, bring the flows to where a SYN is to open them anew.
+same_syn_on_two_processors()
+{
+	local console=client
+
+	stop_witness
+	settings 1 0
+	note_counters
+	packets "$([ "$half" = stock ] && echo 1000 || echo 3000)" \
+		--link "${links[0]}" --link "${links[1]}" --from 10.0.0.2,fd00:0::2 --to "$nat,$nat6" \
+		--ports 33000-33127 --proto tcp,sctp --kind opener,middle
+	read -r -t 10 line <&"${console_out[packets]}" || fault "one link sent nothing"
+	counters_add_up
+	[ "$half" = stock ] || has_counted evicted_{tcp,sctp}_closed left_no_conntrack
+	load --from 10.0.0.2 --to "$nat" --ports 33000-33127 --rate 200 --seconds 20 --connections 128 \
+		--hold 0s --end server-rst
+	((${#faults[@]})) || found "unharmed"
+	start_witness
+}
+
+# A listener that is to be told of each conntrack's end without fail, and does not read. What
+# conntrack cannot tell it goes out of the table, but is kept until it can.
+deaf_listener()
+{
+	local events=netfilter/nf_conntrack_events before listener said console=client
+
+	before=$(<"/proc/sys/net/$events")
+	sysctl_set "$events" 1
+	settings 1 0
+	exec {said}< <(exec python3 - <<-END
+		import signal, socket
+		SOL_NETLINK, BROADCAST_ERROR, NETFILTER, DESTROYED = 270, 4, 12, 3
+		listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+		listener.setsockopt(SOL_NETLINK, BROADCAST_ERROR, 1)
+		listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+		listener.bind((0, 1 << DESTROYED - 1))
+		print("ready", flush=True)
+		signal.pause()
+		END
+	)
+	listener=$!
+	read -r -t 30 _ <&"$said" || fault "the listener does not start"
+	# As many as its buffer takes, and more.
+	load --from 10.0.0.2 --to "$nat" --ports 34000-34019 --rate 100 --seconds 5 --connections 20 \
+		--hold 0s --end fin
+	conntrack -F 2>/dev/null
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+	[[ $(conntrack -L dying 2>/dev/null) = *" sport=$port "* ]] ||
+		fault "the listener was told of the conntrack's end"
+	kill "$listener"
+	exec {said}<&-
+	busywait 10000 nothing_is_dying || fault "conntracks that nobody waits for are kept"
+	sysctl_set "$events" "$before"
+}
+
+nothing_is_dying() { [ -z "$(conntrack -L dying 2>/dev/null)" ]; }
+
+# Full: as many conntracks as there may be, and no new one beside them.
+full_table()
+{
+	settings 1 0
+	begin_full_table
+	reconnect "$nat" "settled_and_allowed 0" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+	end_full_table
+}
+
+# Overfull, as after an operator has lowered the limit. The room that one flow gives up is not
+# room for another: the new connection does not come, with the module no more than without.
+overfull_table()
+{
+	settings 1 0
+	begin_full_table
+	reconnect "$nat" "settled_and_allowed -2" --end server-rst --timeout 2.5s
+	first_packet never never
+	evicts tcp_closed
+	end_full_table
+}
+
+# Connections that are in use, so that conntrack cannot help itself by dropping them.
+begin_full_table()
+{
+	local line
+
+	most_before=$(</proc/sys/net/netfilter/nf_conntrack_max)
+	conntrack -F 2>/dev/null
+	exec {held}< <(exec nsenter --net="/run/netns/$client" -- "$harness" burst --from 10.0.0.2 \
+		--to "$nat" --ports 35000-35049 --connections 50 --hold 60s 2>&1)
+	holder=$!
+	read -r -t 30 line <&"$held"
+	[[ $line = *'"connections":50,'* ]] || fault "cannot fill the table: $line"
+}
+
+# settled_and_allowed MORE: after the first connection, so many conntracks more than there are.
+settled_and_allowed()
+{
+	local console=live line
+
+	settled CLOSE
+	allow $(($(</proc/sys/net/netfilter/nf_conntrack_count) + $1))
+	# From another port it must not work, or the table is not full.
+	ask "reconnect --from 10.0.0.2:36000 --to $nat --end fin --timeout 0.3s"
+	[[ $line = *"no first connection"* ]] || fault "the table is not full: $line"
+}
+
+end_full_table()
+{
+	allow "$most_before"
+	kill "$holder"
+	exec {held}<&-
+}
+
+# allow N: conntracks in a namespace; one limit for all of them.
+allow()
+{
+	nsenter --net=/proc/1/ns/net -- bash -c "echo $1 >/proc/sys/net/netfilter/nf_conntrack_max" ||
+		bail_out "cannot set nf_conntrack_max to $1"
+}
+
+##############################################################################
+
+run_both_halves "$@"
