@@ -23,6 +23,7 @@
 . "$(dirname "$0")/reuse.sh"
 
 need_tools python3
+[ "$sctp" = yes ] || skip_all "needs the kernel module sctp"
 
 nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
@@ -405,7 +406,7 @@ deaf_listener()
 		END
 	)
 	listener=$!
-	read -r -t 30 _ <&"$said" || fault "the listener does not start"
+	read -r -t 60 _ <&"$said" || fault "the listener does not start"
 	# As many as its buffer takes, and more.
 	load --from 10.0.0.2 --to "$nat" --ports 34000-34019 --rate 100 --seconds 5 --connections 20 \
 		--hold 0s --end fin
