@@ -224,6 +224,7 @@ setup_network()
 		echo "route add fd00:9::/64 via fd00:0::1"
 		for n in "${!servers[@]}"; do
 			echo "address add 10.1.$n.2/24 dev rs$n"
+			echo "address add fd00:1:$n::2/64 dev rs$n nodad"
 			echo "link set rs$n up"
 		done
 	} | configure "$client"
@@ -236,12 +237,15 @@ setup_network()
 			address add fd00:2:$n::2/64 dev director nodad
 			link set director up
 			address add 10.1.$n.1/24 dev client
+			address add fd00:1:$n::1/64 dev client nodad
 			link set client up
 			route add default via 10.2.$n.1
 			route add ::/0 via fd00:2:$n::1
 			route add default via 10.1.$n.2 table 9
+			route add ::/0 via fd00:1:$n::2 table 9
 			rule add from 10.9.0.0/24 lookup 9
 		END
+		ip -n "${servers[n]}" -6 rule add from fd00:9::/64 lookup 9 || bail_out "cannot configure rs$n"
 		in_ns "${servers[n]}" bash -c "$(declare -f no_reverse_path_filter); no_reverse_path_filter"
 	done
 }

@@ -71,9 +71,9 @@ begin_director()
 	END
 }
 
-# service PROTO ADDR METHOD PORT [OPTIONS]: a virtual service of all real servers, made by
-# make_services. PROTO is -t, -u, or --sctp-service; METHOD is -m, -g or -i; PORT is theirs.
-# `drain` and so on know it by `PROTO ADDR`.
+# service PROTO ADDR METHOD PORT [OPTIONS]: a virtual service of all real servers (or of `only`
+# this one), made by make_services. PROTO is -t, -u, or --sctp-service; METHOD is -m, -g or -i,
+# maybe with the kind of tunnel; PORT is theirs. `drain` and so on know it by `PROTO ADDR`.
 declare -A method_of=() server_port=()
 to_restore=
 service()
@@ -84,18 +84,20 @@ service()
 	method_of[$1 $2]=$3
 	server_port[$1 $2]=$4
 	to_restore+="-A $1 $2 -s rr ${*:5}"$'\n'
-	for n in "${!servers[@]}"; do
+	for n in ${only:-"${!servers[@]}"}; do
 		to_restore+="-a $1 $2 -r $(server_of "$1 $2" "$n") $3"$'\n'
 	done
 }
 
 make_services() { ipvsadm -R <<<"$to_restore" || bail_out "cannot make the virtual services"; }
 
-# server_of SERVICE N: the address and port of rs<N> in it.
+# server_of SERVICE N: the address and port of rs<N> in it; by a tunnel it may be of the other
+# family, which `tunnel_of` says.
+declare -A tunnel_of=()
 server_of()
 {
-	case $1 in
-	*\ \[*) echo "[fd00:2:$2::2]:${server_port[$1]}" ;;
+	case ${tunnel_of[$1]:-$1} in
+	*\ \[* | ipv6) echo "[fd00:2:$2::2]:${server_port[$1]}" ;;
 	*) echo "10.2.$2.2:${server_port[$1]}" ;;
 	esac
 }
@@ -133,7 +135,7 @@ remove()
 change()
 {
 	# shellcheck disable=SC2086
-	ipvsadm "$1" $2 -r "$(server_of "$2" "${first#rs}")" "${method_of[$2]}" "${@:3}"
+	ipvsadm "$1" $2 -r "$(server_of "$2" "${first#rs}")" ${method_of[$2]} "${@:3}"
 }
 
 # entry_is PATTERN: whether IPVS has an entry of the last client port in such a state.

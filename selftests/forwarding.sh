@@ -1,0 +1,205 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A client reuses its port: by every way in which IPVS forwards, for IPv4 and IPv6. How a case
+# is judged stands in reuse.sh.
+#
+# The network is in lib.sh. Each virtual service has an address of its own, 10.9.0.x and
+# fd00:9::x:
+#
+#   nat   .1   NAT
+#   dr    .2   direct routing: the director sees the client's packets only, as with all tunnels
+#   ipip  .3   tunnels: an IP packet in another
+#   gue   .4   ... in UDP
+#   gre   .5   ... in GRE
+#   mix   .6   a tunnel of the other family: IPv4 in IPv6, IPv6 in IPv4
+
+# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2317 # cases are called by name
+# shellcheck source=selftests/reuse.sh
+. "$(dirname "$0")/reuse.sh"
+
+need_modules ipip sit ip6_tunnel ip_gre ip6_gre fou fou6
+
+nat=10.9.0.1:80
+nat6='[fd00:9::1]:80'
+dr=10.9.0.2:80
+dr6='[fd00:9::2]:80'
+ipip=10.9.0.3:80
+ipip6='[fd00:9::3]:80'
+gue=10.9.0.4:80
+gue6='[fd00:9::4]:80'
+gre=10.9.0.5:80
+gre6='[fd00:9::5]:80'
+four_in_six=10.9.0.6:80
+six_in_four='[fd00:9::6]:80'
+
+cases="nat_ipv6_client_rst nat_ipv6_drained nat_ipv6_server_rst_drained
+	dr_drained dr_ipv6_half_closed dr_ipv6_client_rst dr_ipv6_drained
+	dr_mode_1_sticks
+	ipip_client_rst ipip_drained ipip_ipv6_half_closed ipip_ipv6_drained
+	gue_half_closed gue_client_rst gue_drained gue_ipv6_half_closed gue_ipv6_drained
+	gre_half_closed gre_client_rst gre_drained gre_ipv6_half_closed gre_ipv6_drained
+	four_in_six_half_closed four_in_six_drained six_in_four_half_closed six_in_four_drained"
+
+##############################################################################
+# The director
+
+setup()
+{
+	local n
+
+	begin_director 2
+	for n in 1 2; do
+		{
+			printf 'address add %s dev lo\n' 10.9.0.{2..6} fd00:9::{2..6}
+			printf 'link set %s up\n' tunl0 sit0 gre0 ip6gre0
+			# ip6tnl0 takes IPv6 only.
+			echo "link add in_ipv6 type ip6tnl mode any local fd00:2:$n::2 remote ::"
+			echo "link set in_ipv6 up"
+			echo "fou add port 6080 gue"
+		} | configure "${servers[n]}"
+		echo "fou add port 6080 gue" | ip -n "${servers[n]}" -6 -batch - ||
+			bail_out "cannot receive UDP tunnels"
+	done
+	service -t $nat -m 80
+	service -t "$nat6" -m 80
+	service -t $dr -g 80
+	service -t "$dr6" -g 80
+	service -t $ipip -i 80
+	service -t "$ipip6" -i 80
+	service -t $gue "-i --tun-type gue --tun-port 6080" 80
+	service -t "$gue6" "-i --tun-type gue --tun-port 6080 --tun-csum" 80
+	service -t $gre "-i --tun-type gre" 80
+	service -t "$gre6" "-i --tun-type gre" 80
+	tunnel_of=(["-t $four_in_six"]=ipv6 ["-t $six_in_four"]=ipv4)
+	service -t $four_in_six -i 80
+	service -t "$six_in_four" -i 80
+	make_services
+	start_traffic --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp
+}
+
+##############################################################################
+# The cases: their names for people, and one function each
+
+label_of=(
+	[nat_ipv6_client_rst]="client's RST, IPv6"
+	[nat_ipv6_drained]="still open, server drained, IPv6"
+	[nat_ipv6_server_rst_drained]="server's RST, then drained, IPv6"
+	[dr_drained]="DR, still open, server drained"
+	[dr_ipv6_half_closed]="DR, client's FIN, conn_reuse_mode=3, IPv6"
+	[dr_ipv6_client_rst]="DR, client's RST, IPv6"
+	[dr_ipv6_drained]="DR, still open, server drained, IPv6"
+	[dr_mode_1_sticks]="DR, both FINs, conn_reuse_mode=1 sticks"
+	[ipip_client_rst]="TUN, client's RST"
+	[ipip_drained]="TUN, still open, server drained"
+	[ipip_ipv6_half_closed]="TUN, client's FIN, conn_reuse_mode=3, IPv6"
+	[ipip_ipv6_drained]="TUN, still open, server drained, IPv6"
+	[gue_half_closed]="TUN (GUE), client's FIN, conn_reuse_mode=3"
+	[gue_client_rst]="TUN (GUE), client's RST"
+	[gue_drained]="TUN (GUE), still open, server drained"
+	[gue_ipv6_half_closed]="TUN (GUE), client's FIN, conn_reuse_mode=3, IPv6"
+	[gue_ipv6_drained]="TUN (GUE), still open, server drained, IPv6"
+	[gre_half_closed]="TUN (GRE), client's FIN, conn_reuse_mode=3"
+	[gre_client_rst]="TUN (GRE), client's RST"
+	[gre_drained]="TUN (GRE), still open, server drained"
+	[gre_ipv6_half_closed]="TUN (GRE), client's FIN, conn_reuse_mode=3, IPv6"
+	[gre_ipv6_drained]="TUN (GRE), still open, server drained, IPv6"
+	[four_in_six_half_closed]="TUN (IPv4 in IPv6), client's FIN, mode 3"
+	[four_in_six_drained]="TUN (IPv4 in IPv6), still open, server drained"
+	[six_in_four_half_closed]="TUN (IPv6 in IPv4), client's FIN, mode 3"
+	[six_in_four_drained]="TUN (IPv6 in IPv4), still open, server drained"
+)
+
+# What all ways of forwarding have in common, each with the service.
+
+client_rst()
+{
+	settings 1 0
+	reconnect "$1" "settled CLOSE" --end client-rst
+	first_packet "$2"
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+drained_while_open()
+{
+	settings 1 1
+	reconnect "$1" "drain -t $1" --end hold
+	undrain -t "$1"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+# The director sees one direction, and its conntrack no more than SYN_SENT, which a FIN or a
+# RST does not change, and which conntrack does not reopen.
+half_closed()
+{
+	settings 3 0
+	reconnect "$1" "settled FIN_WAIT" --end half-close
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+nat_ipv6_client_rst() { client_rst "$nat6" kept; }
+nat_ipv6_drained() { drained_while_open "$nat6"; }
+
+nat_ipv6_server_rst_drained()
+{
+	settings 1 1
+	reconnect "$nat6" closed_then_drained --end server-rst
+	undrain -t "$nat6"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+closed_then_drained()
+{
+	settled CLOSE
+	drain -t "$nat6"
+}
+
+dr_drained() { drained_while_open "$dr"; }
+dr_ipv6_half_closed() { half_closed "$dr6"; }
+dr_ipv6_client_rst() { client_rst "$dr6" lost; }
+dr_ipv6_drained() { drained_while_open "$dr6"; }
+
+# Of the two the director sees the client's; without bit 2 such a flow is in use.
+dr_mode_1_sticks()
+{
+	settings 1 0
+	reconnect "$dr" "settled FIN_WAIT" --end fin
+	first_packet kept
+	stays
+	evicts
+	leaves in_use
+}
+
+ipip_client_rst() { client_rst "$ipip" lost; }
+ipip_drained() { drained_while_open "$ipip"; }
+ipip_ipv6_half_closed() { half_closed "$ipip6"; }
+ipip_ipv6_drained() { drained_while_open "$ipip6"; }
+
+gue_half_closed() { half_closed "$gue"; }
+gue_client_rst() { client_rst "$gue" lost; }
+gue_drained() { drained_while_open "$gue"; }
+gue_ipv6_half_closed() { half_closed "$gue6"; }
+gue_ipv6_drained() { drained_while_open "$gue6"; }
+
+gre_half_closed() { half_closed "$gre"; }
+gre_client_rst() { client_rst "$gre" lost; }
+gre_drained() { drained_while_open "$gre"; }
+gre_ipv6_half_closed() { half_closed "$gre6"; }
+gre_ipv6_drained() { drained_while_open "$gre6"; }
+
+four_in_six_half_closed() { half_closed "$four_in_six"; }
+four_in_six_drained() { drained_while_open "$four_in_six"; }
+six_in_four_half_closed() { half_closed "$six_in_four"; }
+six_in_four_drained() { drained_while_open "$six_in_four"; }
+
+##############################################################################
+
+run_both_halves "$@"
