@@ -93,8 +93,8 @@ mac_of()
 	echo "$mac"
 }
 
-# all_servers CHANGE [WEIGHT]: ipvsadm's CHANGE (-a, -e, -d) to rs2 in every service.
-all_servers()
+# change_rs2 CHANGE [WEIGHT]: ipvsadm's CHANGE (-a, -e, -d) to rs2 in every service.
+change_rs2()
 {
 	local service
 
@@ -236,17 +236,17 @@ storm()
 		packets "$each" "$flows"
 		note_states
 		settings "$mode" 1
-		all_servers -e 0
+		change_rs2 -e 0
 		packets "$each" "$flows"
 		settings "$mode" 0
-		all_servers -e 1
+		change_rs2 -e 1
 		packets "$each" "$flows"
 		note_states
-		all_servers -d
+		change_rs2 -d
 		packets "$each" "$flows"
 		settings "$mode" 1
 		packets "$each" "$flows"
-		all_servers -a 1
+		change_rs2 -a 1
 	done
 	for name in ESTABLISHED SYN_RECV FIN_WAIT TIME_WAIT CLOSE CLOSED UDP; do
 		[[ $states = *" $name "* ]] || fault "there was no entry in the state $name"
