@@ -71,6 +71,12 @@ enum Role {
         /// Between the two, tell the first server's name, and wait for a line from standard input
         #[arg(long, conflicts_with = "between")]
         pause: bool,
+        /// Before the first ends, have it make a data connection known, as passive FTP does
+        #[arg(long)]
+        passive: bool,
+        /// Make each datagram a SIP request with this Call-ID
+        #[arg(long, value_name = "ID")]
+        call_id: Option<String>,
         /// How long one connection may take until its greeting
         #[arg(long, default_value = "5s", value_parser = duration)]
         timeout: Duration,
@@ -235,12 +241,16 @@ fn play(role: Role) -> anyhow::Result<()> {
             end,
             between,
             pause,
+            passive,
+            call_id,
             timeout,
         } => {
             let client = reconnect::Client {
                 from,
                 to,
                 proto,
+                passive,
+                call_id,
                 timeout,
             };
             let between = match between {

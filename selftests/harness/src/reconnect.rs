@@ -17,7 +17,7 @@ use serde::Serialize;
 use socket2::Socket;
 
 use crate::net::{self, Proto};
-use crate::serve::Command;
+use crate::serve::{passive_answer, Command};
 use crate::stray;
 
 /// How the first connection ends.
@@ -82,6 +82,10 @@ pub struct Client {
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub proto: Proto,
+    /// The first connection is an FTP control connection, and has a data connection expected.
+    pub passive: bool,
+    /// Each datagram is a SIP request with this Call-ID.
+    pub call_id: Option<String>,
     /// For one connection, from its first packet to its greeting.
     pub timeout: Duration,
 }
@@ -95,6 +99,10 @@ impl Client {
             )
         })?;
         let server = first.server.clone();
+        let first = match self.passive {
+            true => self.expect_data_connection(first)?,
+            false => first,
+        };
         let kept = self
             .end(first, end)
             .with_context(|| format!("cannot end it by {end:?}"))?;
@@ -165,7 +173,7 @@ impl Client {
         let deadline = start + self.timeout;
         let mut retransmits = 0;
         loop {
-            socket.get_ref().send(&[Command::Greet as u8])?;
+            socket.get_ref().send(&self.datagram())?;
             let answer = Flow::read_greeting(&mut socket, deadline.min(Instant::now() + TRY));
             match answer {
                 Err(error) if is_timeout(&error) && Instant::now() < deadline => retransmits += 1,
@@ -183,6 +191,39 @@ impl Client {
                 }
             }
         }
+    }
+
+    fn datagram(&self) -> Vec<u8> {
+        match &self.call_id {
+            None => vec![Command::Greet as u8],
+            Some(id) => format!(
+                "OPTIONS sip:{to} SIP/2.0\r\nCall-ID: {id}\r\nCSeq: 1 OPTIONS\r\n\r\n",
+                to = self.to
+            )
+            .into(),
+        }
+    }
+
+    /// Asks as an FTP client would. The answer must name the address that this client knows the
+    /// server by: only if IPVS has written it there does IPVS expect the data connection, too.
+    fn expect_data_connection(&self, mut flow: Flow) -> anyhow::Result<Flow> {
+        let question = match self.to.is_ipv4() {
+            true => "PASV\r\n",
+            false => "EPSV\r\n",
+        };
+        let mut answer = String::new();
+        flow.socket
+            .get_ref()
+            .set_read_timeout(Some(self.timeout))
+            .and_then(|()| flow.socket.get_ref().write_all(question.as_bytes()))
+            .and_then(|()| flow.socket.read_line(&mut answer))
+            .context("no answer to PASV")?;
+        let data = SocketAddr::new(self.to.ip(), self.from.port());
+        ensure!(
+            answer == passive_answer(data),
+            "not what an FTP server says that awaits data at {data}: {answer:?}"
+        );
+        Ok(flow)
     }
 
     /// Ends the flow and returns when its end is known here, or gives back what goes on.
@@ -392,6 +433,8 @@ mod tests {
             from: "127.0.0.1:0".parse().unwrap(),
             to,
             proto: Proto::Tcp,
+            passive: false,
+            call_id: None,
             timeout,
         }
     }

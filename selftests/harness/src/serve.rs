@@ -30,11 +30,14 @@ pub enum Command {
     Stay = b's',
     /// Greet again.
     Greet = b'g',
+    /// Wait for data connections, too, as an FTP server that is told PASV or EPSV (the letter is
+    /// in both), at the port that the client has: that one no other flow of its uses.
+    Passive = b'P',
 }
 
 impl Command {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Fin, Self::Rst, Self::Stay, Self::Greet]
+        [Self::Fin, Self::Rst, Self::Stay, Self::Greet, Self::Passive]
             .into_iter()
             .find(|c| *c as u8 == byte)
     }
@@ -55,6 +58,7 @@ struct Client {
 /// What is to become of a connection after its client was heard.
 enum Fate {
     Open,
+    AwaitsData,
     Closed,
 }
 
@@ -65,7 +69,7 @@ pub fn serve(
     with_port: bool,
 ) -> anyhow::Result<()> {
     net::raise_file_limit()?;
-    let mut listeners = Vec::new();
+    let mut listeners = HashMap::new();
     for &proto in protos {
         for &addr in addrs {
             let name = match with_port {
@@ -73,17 +77,18 @@ pub fn serve(
                 false => name.to_string(),
             };
             let socket = listen(addr, proto).with_context(|| cannot_listen(addr, proto))?;
-            listeners.push(Listener {
+            let listener = Listener {
                 name,
                 socket,
                 proto,
-            });
+            };
+            listeners.insert(Token(listeners.len()), listener);
         }
     }
 
     let mut poll = Poll::new()?;
-    for (n, listener) in listeners.iter().enumerate() {
-        register(&poll, &listener.socket, Token(n))?;
+    for (token, listener) in &listeners {
+        register(&poll, &listener.socket, *token)?;
     }
     println!("READY");
     io::stdout().flush()?;
@@ -98,7 +103,7 @@ pub fn serve(
         }
         for event in &events {
             let token = event.token();
-            match listeners.get(token.0) {
+            match listeners.get(&token) {
                 Some(Listener {
                     name,
                     socket,
@@ -113,9 +118,21 @@ pub fn serve(
                 }
                 // A client that is gone may have had an event left in this round.
                 None => {
-                    if let Some(Fate::Closed) = clients.get_mut(&token).map(Client::obey) {
+                    let Some(client) = clients.get_mut(&token) else {
+                        continue;
+                    };
+                    let listener = match client.obey() {
+                        Fate::Open => continue,
+                        Fate::AwaitsData => client.await_data(name),
+                        Fate::Closed => Err(io::ErrorKind::NotConnected.into()),
+                    };
+                    let Ok(listener) = listener else {
                         clients.remove(&token);
-                    }
+                        continue;
+                    };
+                    register(&poll, &listener.socket, Token(next_token))?;
+                    listeners.insert(Token(next_token), listener);
+                    next_token += 1;
                 }
             }
         }
@@ -178,6 +195,19 @@ fn greeting(name: &str, peer: &SockAddr) -> String {
     format!("{name} {}\n", peer.as_deref().unwrap_or("?"))
 }
 
+/// What an FTP server says when it awaits a data connection at this address.
+pub fn passive_answer(addr: SocketAddr) -> String {
+    let port = addr.port();
+    match addr {
+        SocketAddr::V4(v4) => {
+            let [a, b, c, d] = v4.ip().octets();
+            let [high, low] = port.to_be_bytes();
+            format!("227 Entering Passive Mode ({a},{b},{c},{d},{high},{low})\r\n")
+        }
+        SocketAddr::V6(_) => format!("229 Entering Extended Passive Mode (|||{port}|)\r\n"),
+    }
+}
+
 fn answer_datagrams(name: &str, socket: &Socket) {
     let mut datagram = [MaybeUninit::uninit(); 2048];
     // An error other than an empty queue is an earlier answer's (ICMP), and no reason to stop.
@@ -195,6 +225,22 @@ impl Client {
         (&self.socket).write_all(self.greeting.as_bytes())
     }
 
+    fn await_data(&self, name: &str) -> io::Result<Listener> {
+        let here = self.socket.local_addr()?.as_socket();
+        let there = self.socket.peer_addr()?.as_socket();
+        let (Some(mut addr), Some(there)) = (here, there) else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        addr.set_port(there.port());
+        let socket = listen(addr, Proto::Tcp)?;
+        (&self.socket).write_all(passive_answer(addr).as_bytes())?;
+        Ok(Listener {
+            name: name.to_string(),
+            socket,
+            proto: Proto::Tcp,
+        })
+    }
+
     /// Does what the client has asked for since it was last heard.
     fn obey(&mut self) -> Fate {
         let mut letters = [0; 64];
@@ -204,8 +250,9 @@ impl Client {
                 Ok(0) => return Fate::Closed,
                 Ok(len) => {
                     for &letter in &letters[..len] {
-                        if let Fate::Closed = self.obey_letter(letter) {
-                            return Fate::Closed;
+                        match self.obey_letter(letter) {
+                            Fate::Open => {}
+                            fate => return fate,
                         }
                     }
                 }
@@ -232,7 +279,29 @@ impl Client {
                 Ok(()) => Fate::Open,
                 Err(_) => Fate::Closed,
             },
+            Some(Command::Passive) => Fate::AwaitsData,
             None => Fate::Open,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passive_answers_name_address_and_port() {
+        for (addr, answer) in [
+            (
+                "10.9.0.1:258",
+                "227 Entering Passive Mode (10,9,0,1,1,2)\r\n",
+            ),
+            (
+                "[fd00:9::1]:258",
+                "229 Entering Extended Passive Mode (|||258|)\r\n",
+            ),
+        ] {
+            assert_eq!(passive_answer(addr.parse().unwrap()), answer);
         }
     }
 }

@@ -139,6 +139,20 @@ fn datagrams_are_answered() {
 }
 
 #[test]
+fn a_sip_request_is_answered_like_any_datagram() {
+    let server = Server::start("rs1", &["udp"]).unwrap();
+    let args = ["--proto", "udp", "--end", "hold", "--call-id", "a@b"];
+    assert_nothing_lost(&report(&reconnect(&server, &args)), "sip");
+}
+
+#[test]
+fn a_data_connection_is_made_known() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let output = reconnect(&server, &["--end", "server-rst", "--passive"]);
+    assert_nothing_lost(&report(&output), "passive");
+}
+
+#[test]
 fn an_unanswered_datagram_is_counted_and_sent_again() {
     let server = Server::start("rs1", &["udp"]).unwrap();
     let pid = server.process.id();
