@@ -20,7 +20,7 @@ on_host() (
 )
 
 in_vm() {
-	"$top/scripts/in-vm.sh" selftests/run.sh module.sh conn_reuse.sh bad_input.sh p2c.sh
+	"$top/scripts/in-vm.sh" selftests/run.sh module.sh conn_reuse.sh services.sh bad_input.sh p2c.sh
 }
 
 kernel_tests() {

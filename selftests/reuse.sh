@@ -72,8 +72,9 @@ begin_director()
 }
 
 # service PROTO ADDR METHOD PORT [OPTIONS]: a virtual service of all real servers (or of `only`
-# this one), made by make_services. PROTO is -t, -u, or --sctp-service; METHOD is -m, -g or -i,
-# maybe with the kind of tunnel; PORT is theirs. `drain` and so on know it by `PROTO ADDR`.
+# this one), made by make_services. PROTO is -t, -u, --sctp-service, or -f with a mark for ADDR
+# (`'7 -6'` for IPv6); METHOD is -m, -g or -i, maybe with the kind of tunnel; PORT is theirs.
+# `drain` and so on know it by `PROTO ADDR`.
 declare -A method_of=() server_port=()
 to_restore=
 service()
@@ -97,7 +98,7 @@ declare -A tunnel_of=()
 server_of()
 {
 	case ${tunnel_of[$1]:-$1} in
-	*\ \[* | ipv6) echo "[fd00:2:$2::2]:${server_port[$1]}" ;;
+	*\ \[* | *\ -6 | ipv6) echo "[fd00:2:$2::2]:${server_port[$1]}" ;;
 	*) echo "10.2.$2.2:${server_port[$1]}" ;;
 	esac
 }
@@ -187,6 +188,7 @@ reconnect()
 
 	addr=${address_of[$console]}
 	[[ $to != \[* ]] || addr=${address6_of[$console]}
+	witness_seen=no
 	# A machine that is very busy may fail to make even the first connection, which is no
 	# part of the promise: once more, and said.
 	for _ in 1 2; do
@@ -222,7 +224,8 @@ ask()
 found() { outcome=$* result=$*$'\t-'; }
 
 # first_packet STOCK [MODULE]: what becomes of it: `kept`, `lost`, `never` (nor does any later
-# one get through) or `refused`. With the module it is kept, unless MODULE says otherwise.
+# one get through), `refused`, or `refused_late` (it is lost, and the next one refused). With
+# the module it is kept, unless MODULE says otherwise.
 first_packet()
 {
 	local expected=$1 seen=kept
@@ -231,6 +234,8 @@ first_packet()
 	[ "$half" = stock ] || expected=${2:-kept}
 	if [ "$timed_out" = true ]; then
 		seen=never outcome="no connection" result=$'timeout\t1'
+	elif [ -n "$refused" ] && [ "$syn_retransmits" != 0 ]; then
+		seen=refused_late outcome="refused late ($ms ms)" result=$ms$'\t1'
 	elif [ -n "$refused" ]; then
 		seen=refused
 		found "refused"
@@ -247,7 +252,7 @@ first_packet()
 
 	witness_says drop || return
 	case $seen,$count in
-	kept,0 | refused,0 | lost,1 | never,*) ;;
+	kept,0 | refused,0 | lost,1 | refused_late,1 | never,*) ;;
 	*) fault "the first packet was $seen; ipvs-watch saw IPVS drop $count of this port" "${witness[@]}" ;;
 	esac
 }
@@ -298,27 +303,37 @@ count_since()
 	done
 }
 
-# evicts [KIND]: whether the module has evicted one conntrack and counted it as KIND, or none.
+# evicts [KIND [N]]: whether the module has evicted one conntrack, or N, and counted it as KIND;
+# or none.
 evicts()
 {
-	local expected=${1:+evicted_$1 1}
+	local expected=${1:+evicted_$1 ${2:-1}}
 
 	[ "$half" = module ] || return 0
 	count_evictions
 	[ "$evictions" = "$expected" ] ||
 		fault "evictions: expected ${expected:-none}, counted ${evictions:-none}"
 	witness_says evict || return
-	[ "$count" = "${1:+1}" ] || ((count == 0 && $# == 0)) ||
+	[ "$count" = "${1:+${2:-1}}" ] || ((count == 0 && $# == 0)) ||
 		fault "ipvs-watch saw $count evictions" "${witness[@]}"
 }
 
-# leaves REASON: whether the module has seen the packet, and left it alone for that.
+# leaves REASON [N]: whether the module has seen the packet (both connections' first packets,
+# where N is 2), and left it alone for that.
 leaves()
 {
 	[ "$half" = module ] || return 0
 	count_since '*'
-	[ "$counted" = "matched 1, left_$1 1" ] ||
-		fault "expected one packet left alone: $1; counted ${counted:-nothing}"
+	[ "$counted" = "matched ${2:-1}, left_$1 ${2:-1}" ] ||
+		fault "expected ${2:-one} left alone: $1; counted ${counted:-nothing}"
+}
+
+# unseen: whether the module has not even looked: no old entry was asked for.
+unseen()
+{
+	[ "$half" = module ] || return 0
+	count_since '*'
+	[ -z "$counted" ] || fault "expected nothing, counted $counted"
 }
 
 # run_cases: all of them, on the kernel that is.
@@ -333,7 +348,7 @@ run_cases()
 			ktap_skip "$half: $label" "needs the kernel module sctp"
 			continue
 		fi
-		result=''
+		result=
 		check "$case" "$half: $label"
 		[ -z "$result" ] || results[$half,$case]=$result
 	done

@@ -1,0 +1,944 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A client reuses its port, at virtual services of every kind, with IPVS' own features and
+# settings in force: what is lost on the stock kernel is kept with the module, and where IPVS
+# does not schedule anew nothing changes. How a case is judged stands in reuse.sh.
+#
+# The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
+#
+#   nat   .1, fd00:9::1   TCP, UDP, SCTP
+#   ftp   .2, fd00:9::2   FTP: entries for data connections depend on the control connection's
+#   pers  .3, fd00:9::3   persistent: entries depend on a template
+#   wide  .4              persistent, all ports, one template for a network of clients
+#   mark  .5, fd00:9::5   by firewall mark, any port; marked behind the module's hook
+#   kept  .6              by firewall mark, persistent
+#   ops   .7              one-packet scheduling, UDP
+#   sip   .8              persistent by SIP's Call-ID, UDP
+
+# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2317 # cases are called by name
+# shellcheck source=selftests/reuse.sh
+. "$(dirname "$0")/reuse.sh"
+
+shopt -s extglob
+# The schedulers of the kernel, but for rr, which all other cases have.
+schedulers="wrr lc wlc fo ovf lblc lblcr dh sh sed nq twos mh"
+
+# shellcheck disable=SC2086 # a list
+need_modules ip_vs_ftp ip_vs_pe_sip ip_vs_${schedulers// / ip_vs_}
+
+nat=10.9.0.1:80
+nat6='[fd00:9::1]:80'
+ftp=10.9.0.2:21
+ftp6='[fd00:9::2]:21'
+pers=10.9.0.3:80
+pers6='[fd00:9::3]:80'
+wide=10.9.0.4:0
+mark=10.9.0.5:80
+mark6='[fd00:9::5]:80'
+kept=10.9.0.6:80
+ops=10.9.0.7:82
+sip=10.9.0.8:5060
+
+cases="deleted_open deleted_closed deleted_then_expiring deleted_then_expiring_ipv6
+	deleted_then_expiring_closed deleted_then_expiring_mode_0
+	deleted_and_back deleted_and_back_open
+	all_drained all_deleted
+	last_service_back last_service_gone
+	sctp_deleted_then_expiring udp_deleted_ipv6
+	ftp_control_alone ftp_control_rst ftp_control_rst_ipv6
+	ftp_control_drained ftp_control_gone ftp_data_rst ftp_data_drained ftp_data_drained_helper
+	pers_rst_ipv6 pers_rst_drained pers_drained pers_drained_quiescent
+	pers_rst_drained_quiescent pers_deleted_then_expiring wide_drained_quiescent
+	mark_rst mark_rst_ipv6 mark_drained mark_persistent_drained
+	one_packet_deleted sip_call_id sip_deleted every_scheduler
+	backup_only_ignores backup_only_alone backup_daemon tunneled_not_ignored
+	sloppy_tcp_rst sloppy_sctp_abort drop_entry_rst drop_packet_drops secure_tcp_rst"
+checks_of_the_module="loaded_between unloaded_between reloaded_between namespace_goes"
+
+##############################################################################
+# The director
+
+setup()
+{
+	local n
+
+	begin_director 2
+	for n in 1 2; do
+		configure "${servers[n]}" <<<"address add ${ops%:*} dev lo"
+	done
+	nft -f - <<-END || bail_out "cannot load the nft rules"
+		table inet services {
+			chain prerouting {
+				type filter hook prerouting priority mangle
+				ip daddr ${mark%:*} meta mark set 7
+				ip6 daddr fd00:9::5 meta mark set 7
+				ip daddr ${kept%:*} meta mark set 8
+			}
+		}
+	END
+	service -t $nat -m 80
+	service -u $nat -m 80
+	service --sctp-service $nat -m 80
+	service -t "$nat6" -m 80
+	service -u "$nat6" -m 80
+	service -t $ftp -m 21
+	service -t "$ftp6" -m 21
+	service -t $pers -m 80 -p 60
+	service -t "$pers6" -m 80 -p 60
+	service -t $wide -m 0 -p 60 -M 255.255.255.0
+	service -f 7 -m 0
+	service -f '7 -6' -m 0
+	service -f 8 -m 0 -p 60
+	service -u $ops -g 82 -o
+	service -u $sip -m 5060 -p 60 --pe sip
+	make_services
+	start_traffic --proto tcp --proto udp \
+		--listen=0.0.0.0:{21,80,81,5060} --listen='[::]':{21,80} --listen=$ops
+}
+
+# every_server COMMAND PROTO ADDR [OPTIONS]: -a, -e or -d for all real servers of a service.
+every_server()
+{
+	local n lines=
+
+	for n in "${!servers[@]}"; do
+		lines+="$1 $2 $3 -r $(server_of "$2 $3" "$n") ${*:4}"$'\n'
+	done
+	ipvsadm -R <<<"$lines" || fault "ipvsadm $1 $2 $3"
+}
+
+# Of all services of IPv6, so that it has none, and makes them again.
+remove_ipv6_services()
+{
+	local line lines=
+
+	while read -r line; do
+		line=${line%% -s *}
+		[[ $line != -A\ *@(\[|\ -6)* ]] || lines+="-D ${line#-A }"$'\n'
+	done <<<"$to_restore"
+	ipvsadm -R <<<"$lines" || fault "cannot remove IPv6's services"
+}
+
+restore_ipv6_services()
+{
+	local line lines=
+
+	while read -r line; do
+		[[ $line != *@(\[|\ -6\ )* ]] || lines+=$line$'\n'
+	done <<<"$to_restore"
+	ipvsadm -R <<<"$lines" || fault "cannot make IPv6's services again"
+}
+
+##############################################################################
+# The cases: their names for people, and one function each
+
+label_of=(
+	[deleted_open]="still open, server deleted, expire_nodest_conn=0"
+	[deleted_closed]="server's RST, then deleted, expire_nodest_conn=0"
+	[deleted_then_expiring]="still open, deleted, then expire_nodest_conn=1"
+	[deleted_then_expiring_ipv6]="still open, deleted, then expire_nodest_conn=1, IPv6"
+	[deleted_then_expiring_closed]="server's RST, deleted, then expire_nodest_conn=1"
+	[deleted_then_expiring_mode_0]="the same with conn_reuse_mode=0"
+	[deleted_and_back]="server's RST, server deleted and added again"
+	[deleted_and_back_open]="a live flow stays, server deleted and added again"
+	[all_drained]="still open, all servers drained"
+	[all_deleted]="server's RST, all servers deleted"
+	[last_service_back]="still open, IPv6's services removed, back, drained"
+	[last_service_gone]="server's RST, IPv6's services removed"
+	[sctp_deleted_then_expiring]="SCTP, server deleted, then expire_nodest_conn=1"
+	[udp_deleted_ipv6]="UDP, server deleted, IPv6"
+	[ftp_control_alone]="FTP, server's RST"
+	[ftp_control_rst]="FTP, server's RST, data expected"
+	[ftp_control_rst_ipv6]="FTP, server's RST, data expected, IPv6"
+	[ftp_control_drained]="FTP, still open, data expected, server drained"
+	[ftp_control_gone]="FTP, server's RST, data expected, server deleted"
+	[ftp_data_rst]="FTP data, server's RST"
+	[ftp_data_drained]="FTP data, still open, server drained"
+	[ftp_data_drained_helper]="FTP data, still open, drained, conntrack helper"
+	[pers_rst_ipv6]="persistent, server's RST, IPv6"
+	[pers_rst_drained]="persistent, server's RST, drained, no expiry"
+	[pers_drained]="persistent, still open, drained"
+	[pers_drained_quiescent]="persistent, still open, drained, quiescent expiry"
+	[pers_rst_drained_quiescent]="persistent, server's RST, drained, quiescent expiry"
+	[pers_deleted_then_expiring]="persistent, still open, deleted, then expiry"
+	[wide_drained_quiescent]="persistent, all ports, drained, quiescent expiry"
+	[mark_rst]="by firewall mark, server's RST"
+	[mark_rst_ipv6]="by firewall mark, server's RST, IPv6"
+	[mark_drained]="by firewall mark, still open, drained"
+	[mark_persistent_drained]="by mark, persistent, drained, quiescent expiry"
+	[one_packet_deleted]="one-packet scheduling, UDP, server deleted"
+	[sip_call_id]="SIP, a Call-ID keeps its server"
+	[sip_deleted]="SIP, server deleted"
+	[every_scheduler]="server's RST, every scheduler"
+	[backup_only_ignores]="backup director, backup_only=1"
+	[backup_only_alone]="server's RST, backup_only=1 without the daemon"
+	[backup_daemon]="server's RST, backup daemon, backup_only=0"
+	[tunneled_not_ignored]="server's RST, by a tunnel, ignore_tunneled=1"
+	[sloppy_tcp_rst]="server's RST, sloppy_tcp=1"
+	[sloppy_sctp_abort]="SCTP, server's ABORT, sloppy_sctp=1"
+	[drop_entry_rst]="server's RST, drop_entry=3"
+	[drop_packet_drops]="server's RST, drop_packet=3 drops all new flows"
+	[secure_tcp_rst]="server's RST, secure_tcp=3"
+)
+
+# Real servers that are deleted, services that are.
+
+# IPVS drops every packet of the flow, on purpose.
+deleted_open()
+{
+	settings 1 0
+	reconnect "$nat" "remove -t $nat" --end hold --timeout 0.9s
+	restore -t "$nat"
+	first_packet never never
+	leaves unavailable
+}
+
+deleted_closed()
+{
+	settings 1 0
+	reconnect "$nat" closed_then_deleted --end server-rst
+	restore -t "$nat"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+closed_then_deleted()
+{
+	settled CLOSE
+	remove -t "$nat"
+}
+
+deleted_then_expiring()
+{
+	settings 1 0
+	reconnect "$nat" "deleted_expiring -t $nat" --end hold
+	restore -t "$nat"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_gone
+}
+
+# deleted_expiring PROTO ADDR: the setting comes too late for the server's entries to go at once.
+deleted_expiring()
+{
+	remove "$1" "$2"
+	sysctl_set ipv4/vs/expire_nodest_conn 1
+}
+
+deleted_then_expiring_ipv6()
+{
+	settings 1 0
+	reconnect "$nat6" "deleted_expiring -t $nat6" --end hold
+	restore -t "$nat6"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_gone
+}
+
+deleted_then_expiring_closed()
+{
+	settings 1 0
+	reconnect "$nat" closed_then_deleted_expiring --end server-rst
+	restore -t "$nat"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+deleted_then_expiring_mode_0()
+{
+	settings 0 0
+	reconnect "$nat" closed_then_deleted_expiring --end server-rst
+	restore -t "$nat"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_gone
+}
+
+closed_then_deleted_expiring()
+{
+	settled CLOSE
+	deleted_expiring -t "$nat"
+}
+
+# IPVS takes the old real server out of its trash, and with it all that its entries refer to.
+deleted_and_back()
+{
+	settings 1 0
+	reconnect "$nat" closed_then_back --end server-rst
+	first_packet lost
+	evicts tcp_closed
+}
+
+closed_then_back()
+{
+	closed_then_deleted
+	restore -t "$nat"
+}
+
+deleted_and_back_open()
+{
+	settings 1 0
+	reconnect "$nat" removed_and_restored --end stray-syn
+	[ "$connected" = true ] || fault "the flow does not go on"
+	found "goes on"
+	stays
+	leaves in_use
+}
+
+removed_and_restored()
+{
+	remove -t "$nat"
+	restore -t "$nat"
+}
+
+# With no server left the client is told so: on the stock kernel a second later than need be.
+all_drained()
+{
+	settings 1 1
+	reconnect "$nat" "every_server -e -t $nat -m -w 0" --end hold
+	every_server -e -t "$nat" -m -w 1
+	first_packet refused_late refused
+	evicts tcp_drained
+}
+
+all_deleted()
+{
+	settings 1 0
+	reconnect "$nat" closed_then_all_deleted --end server-rst
+	every_server -a -t "$nat" -m -w 1
+	first_packet refused_late refused
+	evicts tcp_closed
+}
+
+closed_then_all_deleted()
+{
+	settled CLOSE
+	every_server -d -t "$nat"
+}
+
+# With the last service of a family IPVS takes its hooks away.
+last_service_back()
+{
+	settings 1 0
+	reconnect "$nat6" ipv6_removed_and_back --end hold
+	undrain -t "$nat6"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+ipv6_removed_and_back()
+{
+	remove_ipv6_services
+	restore_ipv6_services
+	drain -t "$nat6"
+	sysctl_set ipv4/vs/expire_nodest_conn 1
+}
+
+# The director itself refuses the connection, and the conntrack is none of IPVS' any more.
+last_service_gone()
+{
+	settings 1 0
+	reconnect "$nat6" ipv6_removed --end server-rst
+	restore_ipv6_services
+	first_packet refused refused
+	unseen
+}
+
+ipv6_removed()
+{
+	settled CLOSE
+	remove_ipv6_services
+}
+
+sctp_deleted_then_expiring()
+{
+	settings 0 0
+	reconnect "$nat" "deleted_expiring --sctp-service $nat" --proto sctp --end server-rst
+	restore --sctp-service "$nat"
+	first_packet lost
+	goes_elsewhere
+	evicts sctp_gone
+}
+
+udp_deleted_ipv6()
+{
+	settings 1 0
+	reconnect "$nat6" "deleted_expiring -u $nat6" --proto udp --end hold
+	restore -u "$nat6"
+	first_packet lost
+	goes_elsewhere
+	evicts udp_gone
+}
+
+# FTP: a data connection that is expected has an entry that depends on the control connection's.
+
+ftp_control_alone()
+{
+	settings 1 0
+	reconnect "$ftp" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+# IPVS stays with an entry that others depend on, and with its confirmed conntrack.
+ftp_control_rst()
+{
+	settings 1 0
+	reconnect "$ftp" "settled CLOSE" --end server-rst --passive
+	first_packet kept
+	stays
+	leaves controlling
+}
+
+ftp_control_rst_ipv6()
+{
+	settings 1 0
+	reconnect "$ftp6" "settled CLOSE" --end server-rst --passive
+	first_packet kept
+	stays
+	leaves controlling
+}
+
+# But not if the server is drained; nor can it expire such an entry, and so it drops packet
+# after packet, until the data connection's entry is gone.
+ftp_control_drained()
+{
+	settings 1 1
+	reconnect "$ftp" "drain -t $ftp" --end hold --passive --timeout 2.5s
+	undrain -t "$ftp"
+	first_packet never
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+# The same where the server is gone.
+ftp_control_gone()
+{
+	settings 1 0
+	reconnect "$ftp" ftp_closed_then_gone --end server-rst --passive --timeout 2.5s
+	restore -t "$ftp"
+	first_packet never
+	goes_elsewhere
+	evicts tcp_gone
+}
+
+ftp_closed_then_gone()
+{
+	settled CLOSE
+	deleted_expiring -t "$ftp"
+}
+
+# expect_data: leaves an FTP server awaiting a data connection, sets `ftp_data` to where.
+expect_data()
+{
+	reconnect "$ftp" : --end server-rst --passive
+	[ "$connected" = true ] || fault "no control connection"
+	ftp_data=${ftp%:*}:$port
+}
+
+# An entry that depends on another is never scheduled anew for being closed.
+ftp_data_rst()
+{
+	settings 1 0
+	expect_data
+	reconnect "$ftp_data" "settled CLOSE" --end server-rst
+	first_packet kept
+	stays
+	leaves in_use 2
+}
+
+# It is, for its server; but nobody expects a second data connection.
+ftp_data_drained()
+{
+	settings 1 1
+	expect_data
+	reconnect "$ftp_data" "drain -t $ftp" --end hold
+	undrain -t "$ftp"
+	first_packet refused_late refused
+	evicts tcp_drained
+}
+
+# The conntrack of a data connection that conntrack, too, has expected is its helper's.
+ftp_data_drained_helper()
+{
+	settings 1 1
+	nft -f - <<-END
+		table ip helper {
+			ct helper ftp {
+				type "ftp" protocol tcp
+			}
+			chain prerouting {
+				type filter hook prerouting priority filter
+				ip daddr ${ftp%:*} tcp dport 21 ct helper set "ftp"
+			}
+		}
+	END
+	expect_data
+	reconnect "$ftp_data" "drain -t $ftp" --end hold
+	nft delete table ip helper
+	undrain -t "$ftp"
+	first_packet refused_late refused_late
+	evicts
+}
+
+# Persistent services: an entry depends on its template. So it is never scheduled anew for being
+# closed, and where it is for its server, the template leads back to the drained server, unless
+# expire_quiescent_template is set.
+
+pers_rst_ipv6()
+{
+	settings 1 0
+	reconnect "$pers6" "settled CLOSE" --end server-rst
+	first_packet kept
+	stays
+	leaves in_use
+}
+
+pers_rst_drained()
+{
+	settings 1 0
+	quiescent reconnect "$pers" persistent_then_drained --end server-rst
+	undrain -t "$pers"
+	first_packet kept
+	stays
+	leaves in_use
+}
+
+# quiescent COMMAND...: with expire_quiescent_template.
+quiescent()
+{
+	sysctl_set ipv4/vs/expire_quiescent_template 1
+	"$@"
+	sysctl_set ipv4/vs/expire_quiescent_template 0
+}
+
+persistent_then_drained()
+{
+	settled CLOSE
+	drain -t "$pers"
+}
+
+# The server, still there, answers the SYN as part of the old connection, which makes the client
+# send it again at once; and the entry is given up for that one, too.
+pers_drained()
+{
+	settings 1 1
+	reconnect "$pers" "drain -t $pers" --end hold
+	undrain -t "$pers"
+	case $half,$syn_retransmits in
+	stock,2) outcome="two packets lost ($ms ms)" result=$ms$'\t1' ;;
+	module,1) outcome="nothing lost ($ms ms)" result=$ms$'\t0' ;;
+	*) fault "SYNs sent again: $syn_retransmits ($ms ms)" ;;
+	esac
+	stays
+	evicts tcp_drained 2
+}
+
+pers_drained_quiescent()
+{
+	settings 1 1
+	quiescent reconnect "$pers" "drain -t $pers" --end hold
+	undrain -t "$pers"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+pers_rst_drained_quiescent()
+{
+	settings 1 1
+	quiescent reconnect "$pers" persistent_then_drained --end server-rst
+	undrain -t "$pers"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+pers_deleted_then_expiring()
+{
+	settings 1 0
+	reconnect "$pers" "deleted_expiring -t $pers" --end hold
+	restore -t "$pers"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_gone
+}
+
+# The other port goes with it.
+wide_drained_quiescent()
+{
+	local server
+
+	settings 1 1
+	quiescent reconnect "${wide%:*}:80" "drain -t $wide" --end hold
+	undrain -t "$wide"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+	server=$second
+	reconnect "${wide%:*}:81" : --end fin
+	[ "$first" = "$server" ] || fault "port 80 goes to $server, port 81 to $first"
+}
+
+# Firewall marks: the module's hook stands before mangle's, and IPVS' entries know no marks.
+
+mark_rst()
+{
+	settings 1 0
+	reconnect "${mark%:*}:81" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+mark_rst_ipv6()
+{
+	settings 1 0
+	reconnect "$mark6" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+mark_drained()
+{
+	settings 1 1
+	reconnect "$mark" "drain -f 7" --end hold
+	undrain -f 7
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+mark_persistent_drained()
+{
+	settings 1 1
+	quiescent reconnect "$kept" "drain -f 8" --end hold
+	undrain -f 8
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+}
+
+# UDP. One-packet scheduling leaves no entry to trip over.
+
+one_packet_deleted()
+{
+	settings 1 0
+	reconnect "$ops" "deleted_expiring -u $ops" --proto udp --end hold
+	restore -u "$ops"
+	first_packet kept
+	goes_elsewhere
+	unseen
+}
+
+sip_call_id()
+{
+	local server
+
+	settings 1 0
+	sip_reconnect : "$half-1"
+	server=$first
+	stays
+	sip_reconnect : "$half-1"
+	stays
+	[ "$first" = "$server" ] || fault "the Call-ID had $server, and has $first from another port"
+	sip_reconnect : "$half-2"
+	[ "$first" != "$server" ] || fault "another Call-ID has $server, too"
+	found "keeps it"
+	unseen
+}
+
+sip_deleted()
+{
+	settings 1 0
+	sip_reconnect "deleted_expiring -u $sip" "$half-3"
+	restore -u "$sip"
+	first_packet lost
+	goes_elsewhere
+	evicts udp_gone
+}
+
+# sip_reconnect BETWEEN CALL: with a Call-ID.
+sip_reconnect() { reconnect "$sip" "$1" --proto udp --end hold --call-id "$2@client"; }
+
+# Schedulers of which each client, or each service, has one server, go back to it.
+every_scheduler()
+{
+	local scheduler all=$schedulers tried=0 lost=0 known
+
+	settings 1 0
+	[ "$half" = stock ] || all+=" p2c"
+	for scheduler in $all; do
+		known=${#faults[@]}
+		ipvsadm -E -t "$nat" -s "$scheduler" || fault "ipvsadm -s $scheduler"
+		reconnect "$nat" "settled CLOSE" --end server-rst
+		first_packet lost
+		case $scheduler in
+		fo | ovf | lblc | lblcr | dh | sh | mh) stays ;;
+		esac
+		evicts tcp_closed
+		((${#faults[@]} == known)) || fault "that was $scheduler"
+		tried=$((tried + 1))
+		[ "$syn_retransmits" = 0 ] || lost=$((lost + 1))
+	done
+	ipvsadm -E -t "$nat" -s rr
+	found "$lost of $tried lost"
+}
+
+# Settings.
+
+# with NAME=VALUE COMMAND...: with such a setting of IPVS.
+with()
+{
+	local name=ipv4/vs/${1%=*} old
+
+	read -r old <"/proc/sys/net/$name"
+	sysctl_set "$name" "${1#*=}"
+	"${@:2}"
+	sysctl_set "$name" "$old"
+}
+
+# A backup director with backup_only does not look at packets; the director itself refuses.
+backup_only_ignores()
+{
+	settings 1 0
+	reconnect "$nat" become_backup --end server-rst
+	ipvsadm --stop-daemon backup
+	sysctl_set ipv4/vs/backup_only 0
+	first_packet refused refused
+	unseen
+}
+
+become_backup()
+{
+	settled CLOSE
+	start_backup
+	sysctl_set ipv4/vs/backup_only 1
+}
+
+start_backup()
+{
+	ipvsadm --start-daemon backup --mcast-interface client || fault "no backup daemon"
+}
+
+# The setting is nothing without the daemon, and the daemon nothing without the setting.
+backup_only_alone()
+{
+	settings 1 0
+	with backup_only=1 reconnect "$nat" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+backup_daemon()
+{
+	settings 1 0
+	start_backup
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	ipvsadm --stop-daemon backup
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+# The tunnel's device takes the mark off the packet by which IPVS would know it.
+tunneled_not_ignored()
+{
+	settings 1 0
+	with ignore_tunneled=1 reconnect "$nat" by_tunnel --end server-rst
+	configure "$client" <<-END
+		route delete ${nat%:*}
+		link delete tunnel
+	END
+	ip link delete tunnel
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+by_tunnel()
+{
+	settled CLOSE
+	ip link add tunnel type ipip local 10.0.0.1 remote 10.0.0.2
+	ip link set tunnel up
+	configure "$client" <<-END
+		link add tunnel type ipip local 10.0.0.2 remote 10.0.0.1
+		link set tunnel up
+		route add ${nat%:*} dev tunnel src 10.0.0.2
+	END
+	no_reverse_path_filter
+}
+
+# These change what becomes of flows without an entry, of live ones, or of new ones: not of a
+# flow that comes back.
+
+sloppy_tcp_rst()
+{
+	settings 1 0
+	with sloppy_tcp=1 reconnect "$nat" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+sloppy_sctp_abort()
+{
+	settings 1 0
+	with sloppy_sctp=1 reconnect "$nat" "settled CLOSED" --proto sctp --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts sctp_closed
+}
+
+drop_entry_rst()
+{
+	settings 1 0
+	with drop_entry=3 reconnect "$nat" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+secure_tcp_rst()
+{
+	settings 1 0
+	with secure_tcp=3 reconnect "$nat" "settled CLOSE" --end server-rst
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+# IPVS drops one new flow of so many, here each one: the first packet is not spared.
+drop_packet_drops()
+{
+	settings 1 0
+	with am_droprate=1 reconnect "$nat" closed_then_dropping --end server-rst --timeout 0.9s
+	sysctl_set ipv4/vs/drop_packet 0
+	first_packet never never
+	evicts tcp_closed
+}
+
+closed_then_dropping()
+{
+	settled CLOSE
+	sysctl_set ipv4/vs/drop_packet 3
+}
+
+##############################################################################
+# The module as such
+
+label_of_check=(
+	[loaded_between]="a connection older than the module comes back"
+	[unloaded_between]="one that is older than rmmod comes back"
+	[reloaded_between]="one that is older than rmmod and insmod comes back"
+	[namespace_goes]="a namespace with entries is deleted, and leaves nothing behind"
+)
+
+# The module counts for as long as it is in.
+loaded_between()
+{
+	settings 1 0
+	remove_module
+	half=stock reconnect "$nat" "inserted_then settled CLOSE" --end server-rst
+	mapfile -t counters < <(sed 's/ .*/ 0/' /proc/net/ip_vs_reuse)
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+inserted_then()
+{
+	insert
+	"$@"
+}
+
+unloaded_between()
+{
+	settings 1 0
+	reconnect "$nat" removed_when_closed --end server-rst
+	half=stock first_packet lost
+	goes_elsewhere
+	insert
+}
+
+removed_when_closed()
+{
+	settled CLOSE
+	remove_module
+}
+
+reloaded_between()
+{
+	settings 1 0
+	reconnect "$nat" reloaded_when_closed --end server-rst
+	mapfile -t counters < <(sed 's/ .*/ 0/' /proc/net/ip_vs_reuse)
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+reloaded_when_closed()
+{
+	removed_when_closed
+	insert
+}
+
+# Namespaces are taken down one after another, each when nothing refers to its conntracks any
+# more: the second one can go only after the first. A scheduler's module is in use for as long
+# as a service has it.
+namespace_goes()
+{
+	local uses said
+
+	uses=$(</sys/module/ip_vs_wlc/refcnt)
+	for _ in 1 2; do
+		said=$(unshare --net -- bash -c "$(declare -f small_director); small_director $harness" 2>&1)
+		[[ $said = *"evicted_tcp_closed 1"* ]] || fault "nothing was evicted there: $said"
+	done
+	busywait 20000 wlc_has_uses "$uses" || fault "the namespaces do not go"
+}
+
+wlc_has_uses() { [ "$(</sys/module/ip_vs_wlc/refcnt)" = "$1" ]; }
+
+# small_director HARNESS: client, director and real server in one.
+small_director()
+{
+	local server line
+
+	ip -batch - <<-END
+		link set lo up
+		address add 10.8.0.1 dev lo
+		address add 10.8.0.2 dev lo
+		address add 10.9.0.1 dev lo
+	END
+	echo 1 >/proc/sys/net/ipv4/vs/conntrack
+	nft -f - <<-END
+		table ip filter {
+			chain output {
+				type filter hook output priority filter
+				ct state established accept
+			}
+		}
+	END
+	ipvsadm -R <<-END
+		-A -t 10.9.0.1:80 -s wlc
+		-a -t 10.9.0.1:80 -r 10.8.0.1:80 -m
+	END
+	exec {server}< <(exec "$1" serve --name rs1 --listen 10.8.0.1:80)
+	read -r line <&"$server"
+	"$1" reconnect --from 10.8.0.2:20000 --to 10.9.0.1:80 --end server-rst
+	cat /proc/net/ip_vs_reuse
+	kill $!
+}
+
+##############################################################################
+
+run_both_halves "$@"
