@@ -188,7 +188,6 @@ reconnect()
 
 	addr=${address_of[$console]}
 	[[ $to != \[* ]] || addr=${address6_of[$console]}
-	witness_seen=no
 	# A machine that is very busy may fail to make even the first connection, which is no
 	# part of the promise: once more, and said.
 	for _ in 1 2; do
