@@ -62,6 +62,15 @@ enum Role {
         to: SocketAddr,
         #[arg(long, value_enum, default_value = "tcp")]
         proto: net::Proto,
+        /// Another address for the second connection, with the same port
+        #[arg(long, value_name = "ADDR")]
+        then_from: Option<IpAddr>,
+        /// Bytes in a UDP client's datagram
+        #[arg(long, default_value = "1")]
+        size: usize,
+        /// Send TCP over IPv6 with a destination options header
+        #[arg(long)]
+        extended: bool,
         /// How the first connection ends
         #[arg(long, value_enum)]
         end: reconnect::End,
@@ -153,6 +162,13 @@ enum Role {
         #[arg(long)]
         count: u64,
     },
+    /// Send a SYN past the TCP of this machine: a stranger's, or a late duplicate
+    Syn {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+    },
     /// Print the results of conn_reuse.sh (its RESULTS file) as a table
     Table {
         file: PathBuf,
@@ -238,6 +254,9 @@ fn play(role: Role) -> anyhow::Result<()> {
             from,
             to,
             proto,
+            then_from,
+            size,
+            extended,
             end,
             between,
             pause,
@@ -247,10 +266,13 @@ fn play(role: Role) -> anyhow::Result<()> {
         } => {
             let client = reconnect::Client {
                 from,
+                then_from: then_from.map_or(from, |ip| SocketAddr::new(ip, from.port())),
                 to,
                 proto,
                 passive,
                 call_id,
+                size,
+                extended,
                 timeout,
             };
             let between = match between {
@@ -312,6 +334,9 @@ fn play(role: Role) -> anyhow::Result<()> {
                 &links,
             )
         }
+        Role::Syn { from, to } => stray::send_syn(from, to, false)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| net::print_json(&json!({ "sent": "syn" }))),
         Role::Table { file, title } => table::print(&file, &title),
         Role::Console => console(),
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Sockets as the tests need them: three protocols made alike, and what Linux tells and does
-//! beyond the portable interface. All of the harness's `unsafe` is in the last five functions.
+//! beyond the portable interface. All of the harness's `unsafe` is in the last six functions.
 
 use std::ffi::CString;
 use std::fs;
@@ -176,6 +176,27 @@ pub fn vanish(socket: Socket) -> io::Result<()> {
             libc::TCP_REPAIR,
             (&raw const on).cast(),
             mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Has every packet of an IPv6 socket carry a destination options header, which says nothing.
+/// Takes `CAP_NET_RAW`.
+pub fn send_destination_options(socket: &Socket) -> io::Result<()> {
+    // The next header is the kernel's to fill in; eight bytes in all, six of them padding.
+    let header: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+    // SAFETY: the value is a live array, and its size is given.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_DSTOPTS,
+            header.as_ptr().cast(),
+            mem::size_of_val(&header) as libc::socklen_t,
         )
     };
     if status != 0 {

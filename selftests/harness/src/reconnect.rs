@@ -37,6 +37,8 @@ pub enum End {
     StraySyn,
     /// The same with a SYN whose checksum is wrong
     DamagedSyn,
+    /// The same without a SYN: who pauses this client may have one sent from elsewhere
+    Live,
 }
 
 /// What happens between the two connections.
@@ -78,14 +80,21 @@ pub struct Report {
     error: Option<String>,
 }
 
+#[derive(Clone)]
 pub struct Client {
     pub from: SocketAddr,
+    /// Where the second connection comes from: another client that is given the same port.
+    pub then_from: SocketAddr,
     pub to: SocketAddr,
     pub proto: Proto,
     /// The first connection is an FTP control connection, and has a data connection expected.
     pub passive: bool,
     /// Each datagram is a SIP request with this Call-ID.
     pub call_id: Option<String>,
+    /// The size of a datagram.
+    pub size: usize,
+    /// Every IPv6 packet carries an extension header.
+    pub extended: bool,
     /// For one connection, from its first packet to its greeting.
     pub timeout: Duration,
 }
@@ -112,10 +121,17 @@ impl Client {
             Between::Pause => pause(&server)?,
         }
         let second = match kept {
-            Some(flow) => self.ask_again(flow, end == End::DamagedSyn),
-            None => self.connect()?,
+            Some(flow) => self.ask_again(flow, end),
+            None => self.successor().connect()?,
         };
         Ok(Report::new(server, second))
+    }
+
+    fn successor(&self) -> Self {
+        Self {
+            from: self.then_from,
+            ..self.clone()
+        }
     }
 
     /// Connects and waits for the greeting. `Err` is for what makes any report worthless.
@@ -134,6 +150,9 @@ impl Client {
         };
         loop {
             let socket = self.proto.socket(self.to)?;
+            if self.extended {
+                net::send_destination_options(&socket)?;
+            }
             let start = Instant::now();
             let connected = socket
                 .bind(&self.from.into())
@@ -195,7 +214,7 @@ impl Client {
 
     fn datagram(&self) -> Vec<u8> {
         match &self.call_id {
-            None => vec![Command::Greet as u8],
+            None => vec![Command::Greet as u8; self.size],
             Some(id) => format!(
                 "OPTIONS sip:{to} SIP/2.0\r\nCall-ID: {id}\r\nCSeq: 1 OPTIONS\r\n\r\n",
                 to = self.to
@@ -249,15 +268,19 @@ impl Client {
                 flow.vanish()?;
             }
             End::Hold => flow.vanish()?,
-            End::StraySyn | End::DamagedSyn => return Ok(Some(flow)),
+            End::StraySyn | End::DamagedSyn | End::Live => return Ok(Some(flow)),
         }
         Ok(None)
     }
 
-    /// Asks an open flow, behind a stray SYN, for its server once more.
-    fn ask_again(&self, mut flow: Flow, damaged: bool) -> Attempt {
+    /// Asks an open flow for its server once more, maybe behind a stray SYN.
+    fn ask_again(&self, mut flow: Flow, end: End) -> Attempt {
         let start = Instant::now();
-        let answer = stray::send_syn(self.from, self.to, damaged)
+        let stray = match end {
+            End::Live => Ok(()),
+            _ => stray::send_syn(self.from, self.to, end == End::DamagedSyn),
+        };
+        let answer = stray
             .and_then(|()| flow.tell(Command::Greet))
             .and_then(|()| Flow::read_greeting(&mut flow.socket, start + self.timeout));
         let retransmits =
@@ -431,10 +454,13 @@ mod tests {
     fn client(to: SocketAddr, timeout: Duration) -> Client {
         Client {
             from: "127.0.0.1:0".parse().unwrap(),
+            then_from: "127.0.0.1:0".parse().unwrap(),
             to,
             proto: Proto::Tcp,
             passive: false,
             call_id: None,
+            size: 1,
+            extended: false,
             timeout,
         }
     }

@@ -114,6 +114,21 @@ fn a_flow_survives_a_stray_syn() {
     );
 }
 
+#[test]
+fn a_live_flow_is_asked_again() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    assert_nothing_lost(&report(&reconnect(&server, &["--end", "live"])), "live");
+}
+
+#[test]
+fn another_client_may_have_the_port_next() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let args = ["--end", "server-rst", "--then-from", "127.0.0.2"];
+    let report = report(&reconnect(&server, &args));
+    assert_eq!(report["connected"], true, "{report}");
+    assert_eq!(report["seen_as"], "127.0.0.2", "{report}");
+}
+
 /// The server still has the vanished client's connection and answers the second SYN with an
 /// acknowledgment of the first. That the client must send its SYN again shows that it sent
 /// neither FIN nor RST when it vanished.
@@ -134,8 +149,13 @@ fn a_vanished_client_leaves_its_connection_behind() {
 #[test]
 fn datagrams_are_answered() {
     let server = Server::start("rs1", &["udp"]).unwrap();
-    let output = reconnect(&server, &["--proto", "udp", "--end", "hold"]);
-    assert_nothing_lost(&report(&output), "udp");
+    for size in ["1", "2000"] {
+        let output = reconnect(
+            &server,
+            &["--proto", "udp", "--end", "hold", "--size", size],
+        );
+        assert_nothing_lost(&report(&output), size);
+    }
 }
 
 #[test]
