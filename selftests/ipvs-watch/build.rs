@@ -13,7 +13,7 @@ fn main() {
     let variable = |name| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("no {name}")));
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let status = Command::new(&clang)
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
+        .args(["-target", "bpf", "-mcpu=v3", "-std=gnu2x", "-O2", "-g"])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
         .arg("-I")
         .arg(variable("DEP_BPF_INCLUDE"))

@@ -131,8 +131,8 @@ impl Watch {
         if let Some(netns) = only_netns {
             object
                 .maps_mut()
-                .find(|map| map.name().as_encoded_bytes().ends_with(b".rodata"))
-                .context("no .rodata")?
+                .find(|map| map.name().as_encoded_bytes().ends_with(b".data"))
+                .context("no .data")?
                 .set_initial_value(&netns.to_ne_bytes())?;
         }
         let object = object.load().context("cannot load the BPF programs")?;

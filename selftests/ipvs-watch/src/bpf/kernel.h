@@ -24,9 +24,6 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef __s32 s32;
-typedef _Bool bool;
-
-enum { false = 0, true = 1 };
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_LRU_HASH = 9,
@@ -109,14 +106,14 @@ struct netns_ipvs {
 	int sysctl_expire_nodest_conn;
 };
 
-typedef struct {
+struct atomic {
 	int counter;
-} atomic_t;
+};
 
 struct ip_vs_dest {
 	u32 flags;
 	unsigned long cflags;
-	atomic_t weight;
+	struct atomic weight;
 };
 
 struct ip_vs_conn {
@@ -131,7 +128,7 @@ struct ip_vs_conn {
 	union nf_inet_addr caddr;
 	union nf_inet_addr vaddr;
 	union nf_inet_addr daddr;
-	atomic_t n_control;
+	struct atomic n_control;
 	struct ip_vs_conn *control;
 	struct ip_vs_dest *dest;
 	struct netns_ipvs *ipvs;

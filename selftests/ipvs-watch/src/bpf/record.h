@@ -44,6 +44,6 @@ struct record {
 	char reason[32];	/* of an eviction: ip_vs_reuse's counter */
 };
 
-_Static_assert(sizeof(struct record) == 136, "as in src/event.rs");
+static_assert(sizeof(struct record) == 136, "as in src/event.rs");
 
 #endif /* _IPVS_WATCH_RECORD_H */

@@ -25,7 +25,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define READ(from, field) BPF_CORE_READ_BITFIELD_PROBED(from, field)
 
 /* The one to watch; 0: all */
-const volatile u32 only_netns = 0;
+u32 only_netns SEC(".data") = 0;
 
 /* Records that found no room */
 u64 missed = 0;
@@ -85,6 +85,17 @@ static __always_inline bool is_watched(u32 netns)
 	return !only_netns || netns == only_netns;
 }
 
+static __always_inline bool is_available(const struct ip_vs_dest *dest)
+{
+	u64 flags;
+
+	if (bpf_core_field_exists(dest->cflags))
+		flags = READ(dest, cflags);
+	else
+		flags = READ(dest, flags);
+	return flags & IP_VS_DEST_AVAILABLE;
+}
+
 static __always_inline void note_entry(struct record *to, struct ip_vs_conn *conn)
 {
 	struct netns_ipvs *ipvs = BPF_CORE_READ(conn, ipvs);
@@ -102,14 +113,8 @@ static __always_inline void note_entry(struct record *to, struct ip_vs_conn *con
 	to->dport = BPF_CORE_READ(conn, dport);
 	BPF_CORE_READ_INTO(&to->server, conn, daddr);
 	if (dest) {
-		u64 flags;
-
-		if (bpf_core_field_exists(dest->cflags))
-			flags = READ(dest, cflags);
-		else
-			flags = READ(dest, flags);
 		to->known |= SERVER;
-		if (flags & IP_VS_DEST_AVAILABLE)
+		if (is_available(dest))
 			to->known |= AVAILABLE;
 		to->weight = READ(dest, weight.counter);
 	}
@@ -155,35 +160,43 @@ int BPF_PROG(looked_up, struct netns_ipvs *ipvs, int af, const struct sk_buff *s
 	     const struct ip_vs_iphdr *iph, struct ip_vs_conn *conn)
 {
 	u64 key = (u64)skb;
-	struct note note = {};
-	struct record *record = &note.record;
+	u32 netns, offset = iph->len;
+	union transport transport;
 
 	if (iph->hdr_flags & IP_VS_HDR_ICMP || iph->fragoffs)
 		return 0;
-	note.offset = iph->len;
-	note.transport = transport_at(skb, note.offset);
-	if (!opens_flow(iph->protocol, &note.transport))
+	transport = transport_at(skb, offset);
+	if (!opens_flow(iph->protocol, &transport))
 		return 0;
-	record->netns = BPF_CORE_READ(ipvs, net, ns.inum);
-	if (!is_watched(record->netns))
+	netns = BPF_CORE_READ(ipvs, net, ns.inum);
+	if (!is_watched(netns))
 		return 0;
 
-	if (conn)
-		note_entry(record, conn);
 	/* Every datagram may open a flow; on an entry that is well it does not */
-	if (iph->protocol == IPPROTO_UDP && conn &&
-	    (!(record->known & SERVER) || record->known & AVAILABLE)) {
-		bpf_map_delete_elem(&notes, &key);
-		return 0;
+	if (iph->protocol == IPPROTO_UDP && conn) {
+		struct ip_vs_dest *dest = BPF_CORE_READ(conn, dest);
+
+		if (!dest || is_available(dest)) {
+			bpf_map_delete_elem(&notes, &key);
+			return 0;
+		}
 	}
 
-	record->kind = DROP;
-	record->protocol = iph->protocol;
-	record->af = af;
-	BPF_CORE_READ_INTO(&record->client, iph, saddr);
-	BPF_CORE_READ_INTO(&record->virtual, iph, daddr);
-	__builtin_memcpy(&record->cport, note.transport.bytes, 2);
-	__builtin_memcpy(&record->vport, note.transport.bytes + 2, 2);
+	struct note note = {
+		.record.netns = netns,
+		.record.kind = DROP,
+		.record.protocol = iph->protocol,
+		.record.af = af,
+		.transport = transport,
+		.offset = offset,
+	};
+
+	BPF_CORE_READ_INTO(&note.record.client, iph, saddr);
+	BPF_CORE_READ_INTO(&note.record.virtual, iph, daddr);
+	__builtin_memcpy(&note.record.cport, transport.bytes, 2);
+	__builtin_memcpy(&note.record.vport, transport.bytes + 2, 2);
+	if (conn)
+		note_entry(&note.record, conn);
 	bpf_map_update_elem(&notes, &key, &note, BPF_ANY);
 	return 0;
 }

@@ -1,0 +1,584 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# ipvs-watch: what it says of each way in which IPVS drops the first packet of a flow, on the
+# stock kernel and with the module; that it says nothing of flows that are well; and how it
+# begins and ends.
+#
+# The network is in lib.sh. The virtual services 10.9.0.1:80 and [fd00:9::1]:80 are NAT.
+#
+# MODULE: the module to insert; without it only the stock half runs
+# WATCH:  ipvs-watch
+
+# shellcheck disable=SC2317 # checks are called by name
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+cleanup()
+{
+	[ -z "${watch_pid:-}" ] || kill "$watch_pid" 2>/dev/null
+	cleanup_network
+	[ -z "${name:-}" ] || ip netns delete "$name"
+	[ ! -e /sys/module/ip_vs_reuse ] || [ -z "${MODULE:-}" ] || rmmod ip_vs_reuse
+	rm -rf "$tmp"
+} 2>/dev/null
+
+need_root
+become_director "$@"
+need_tools conntrack ip ipvsadm nft nsenter script setpriv
+need_harness
+watch=${WATCH:-${harness%/*}/ipvs-watch}
+[ -x "$watch" ] || skip_all "needs ipvs-watch: cargo build --release -p ipvs-watch, or set WATCH"
+
+nat=10.9.0.1:80
+nat6='[fd00:9::1]:80'
+port=25000
+
+##############################################################################
+# The director
+
+setup()
+{
+	need_modules ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nft_ct veth
+	setup_network 2
+	name=director-$$
+	ip netns attach "$name" $$
+	netns=$(stat -Lc %i /proc/self/ns/net)
+	printf 'address add %s dev lo\n' 10.9.0.1 fd00:9::1 | ip -batch -
+	sysctl_set ipv4/vs/conntrack 1
+	# Without a rule about connections nothing is tracked, and no first packet is lost.
+	nft -f - <<-END || bail_out "cannot load the nft rules"
+		table inet filter {
+			chain input {
+				type filter hook input priority filter
+				ct state established accept
+			}
+		}
+	END
+	ipvsadm -R <<-END || bail_out "cannot make the virtual services"
+		-A -t $nat -s rr
+		-a -t $nat -r 10.2.1.2:80 -m
+		-a -t $nat -r 10.2.2.2:80 -m
+		-A -u $nat -s rr
+		-a -u $nat -r 10.2.1.2:80 -m
+		-a -u $nat -r 10.2.2.2:80 -m
+		-A -t $nat6 -s rr
+		-a -t $nat6 -r [fd00:2:1::2]:80 -m
+		-a -t $nat6 -r [fd00:2:2::2]:80 -m
+	END
+	start_servers --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp --proto udp
+	start_console client nsenter --net="/run/netns/$client" --
+}
+
+# settings MODE EXPIRE: conn_reuse_mode and expire_nodest_conn.
+settings()
+{
+	sysctl_set ipv4/vs/conn_reuse_mode "$1"
+	sysctl_set ipv4/vs/expire_nodest_conn "$2"
+}
+
+# Of the service given like `-t ADDR:PORT`, the real server that had the first connection.
+server() { echo "10.2.${first#rs}.2:80"; }
+drain() { ipvsadm -e "$@" -r "$(server)" -m -w 0; }
+undrain() { ipvsadm -e "$@" -r "$(server)" -m -w 1; }
+remove() { ipvsadm -d "$@" -r "$(server)"; }
+restore() { ipvsadm -a "$@" -r "$(server)" -m; }
+
+# Waits until IPVS has the entry of the last client port in STATE.
+settled() { busywait 5000 entry_is "$1" || fault "the entry did not become $1"; }
+entry_is()
+{
+	local from entries
+
+	printf -v from %04X "$port"
+	mapfile entries </proc/net/ip_vs_conn
+	[[ ${entries[*]} =~ \ $from\ [0-9A-Fa-f:]+\ 0050\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ $1\  ]]
+}
+
+# reconnect SERVICE BETWEEN ARGUMENTS...: two connections from one port, and BETWEEN between
+# them. Sets `first`, the server of the first, and `syn_retransmits` of the second.
+first='' syn_retransmits=''
+reconnect()
+{
+	local to=$1 between=$2 addr=10.0.0.2 line
+
+	[[ $to != *]:* ]] || addr='[fd00:0::2]'
+	# A machine that is very busy may fail to make even the first connection, which is no
+	# part of the promise: once more, and said.
+	for _ in 1 2; do
+		port=$((port + 1))
+		ask "reconnect --pause --from $addr:$port --to $to ${*:3}"
+		[[ $line = *"no first connection"* ]] || break
+		echo "# from port $port: $line"
+	done
+	if [[ $line =~ ^\{\"first\":\"([^\"]*)\"\}$ ]]; then
+		first=${BASH_REMATCH[1]}
+		$between
+		ask ""
+	fi
+	[[ $line =~ \"syn_retransmits\":([0-9]+) ]] || fault "no report: $line"
+	syn_retransmits=${BASH_REMATCH[1]:-}
+}
+
+# ask LINE: sets `line` to what the console answers.
+ask()
+{
+	echo "$1" >&"${console_in[client]}"
+	read -r -t 30 line <&"${console_out[client]}" || line="nothing within 30 s"
+}
+
+##############################################################################
+# The watcher
+
+# start_watch ARGUMENTS...: as programs use it.
+watch_pid=
+start_watch()
+{
+	local line
+
+	exec {watch_out}< <(exec "$watch" --json "$@" 2>"$tmp/errors")
+	watch_pid=$!
+	read -r -t 60 line <&"$watch_out" || line=$(cat "$tmp/errors")
+	[ "$line" = '{"event":"ready"}' ] || fault "it said: $line"
+}
+
+# Sets `seen` to what it has seen since this was asked last, and `summary`.
+look()
+{
+	seen=() summary=
+	kill -USR1 "$watch_pid"
+	read_to_summary
+}
+
+read_to_summary()
+{
+	local line
+
+	while read -r -t 20 line <&"$watch_out"; do
+		case $line in
+		*'"event":"summary"'*) summary=$line; return ;;
+		*) seen+=("$line") ;;
+		esac
+	done
+	fault "no summary"
+}
+
+# stop_watch SIGNAL: it is to end at once and well.
+stop_watch()
+{
+	local rest
+
+	kill -"$1" "$watch_pid"
+	mapfile -t rest <&"$watch_out"
+	seen+=("${rest[@]}")
+	exec {watch_out}<&-
+	wait "$watch_pid" || fault "status $? after SIG$1: $(cat "$tmp/errors")"
+	watch_pid=
+}
+
+# tells LINE: whether it has seen just one thing, LINE, but for the time.
+tells()
+{
+	local line=${seen[0]:-} when
+
+	[ ${#seen[@]} = 1 ] || fault "expected 1 event, seen ${#seen[@]}:" "${seen[@]}"
+	[[ $line =~ \"time\":\"([^\"]*)\", ]] || fault "no time: $line"
+	when=${BASH_REMATCH[1]:-}
+	[ "${line/"${BASH_REMATCH[0]:-}"/}" = "$1" ] || fault "expected $1"$'\n'"seen     $line"
+	[[ $when =~ ^[0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z$ ]] || fault "no time: $when"
+	[[ ! $when < $since && ! $(now) < $when ]] || fault "$when is not between $since and now"
+}
+
+now() { date -u +%FT%T.%6NZ; }
+
+# line EVENT PROTOCOL CLIENT VIRTUAL SERVER IPVS CONNTRACK REASON
+line()
+{
+	local field fields=()
+
+	for field in "${@:5:3}"; do
+		[ "$field" = null ] || field=\"$field\"
+		fields+=("$field")
+	done
+	printf '{"event":"%s","netns":%s,"netns_name":"%s","protocol":"%s","client":"%s","virtual":"%s",' \
+		"$1" "$netns" "$name" "$2" "$3" "$4"
+	printf '"server":%s,"ipvs_state":%s,"conntrack_state":%s,"reason":"%s"}' "${fields[@]}" "$8"
+}
+
+# lost yes|no: whether the client saw a loss; where the watcher's word is tested, it must have.
+lost()
+{
+	case $1,$syn_retransmits in
+	yes,0) fault "the client lost nothing" ;;
+	no,[1-9]*) fault "the client lost its first packet" ;;
+	esac
+}
+
+##############################################################################
+# What is dropped, and why. A watcher runs.
+
+server_rst()
+{
+	settings 1 0
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	lost yes
+	look
+	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" "$(server)" CLOSE CLOSE closed)"
+}
+
+server_rst_ipv6()
+{
+	settings 1 0
+	reconnect "$nat6" "settled CLOSE" --end server-rst
+	lost yes
+	look
+	tells "$(line drop TCP "[fd00::2]:$port" "$nat6" "[fd00:2:${first#rs}::2]:80" \
+		CLOSE CLOSE closed)"
+}
+
+drained_while_open()
+{
+	settings 1 1
+	reconnect "$nat" "drain -t $nat" --end hold
+	undrain -t "$nat"
+	lost yes
+	look
+	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED ESTABLISHED drained)"
+}
+
+# Deleted while expire_nodest_conn is 0, so that the entries stay.
+udp_server_deleted()
+{
+	settings 1 0
+	reconnect "$nat" udp_server_goes --proto udp --end hold
+	restore -u "$nat"
+	lost yes
+	look
+	# Two seconds make the one of the other.
+	seen=("${seen[@]/'"ASSURED"'/'"SEEN_REPLY"'}")
+	tells "$(line drop UDP 10.0.0.2:"$port" "$nat" "$(server)" UDP SEEN_REPLY gone)"
+}
+
+udp_server_goes()
+{
+	remove -u "$nat"
+	settings 1 1
+}
+
+# IPVS drops the SYN each time it is sent.
+server_deleted_entry_stays()
+{
+	settings 1 0
+	reconnect "$nat" "remove -t $nat" --end hold --timeout 2.5s
+	restore -t "$nat"
+	lost yes
+	look
+	unavailable=${#seen[@]}
+	[ "$unavailable" = $((syn_retransmits + 1)) ] ||
+		fault "expected $((syn_retransmits + 1)) events, seen $unavailable:" "${seen[@]}"
+	seen=("${seen[0]}")
+	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED ESTABLISHED unavailable)"
+}
+
+# Nothing to choose from: the client is told by ICMP, and does not try again.
+nothing_to_choose()
+{
+	settings 1 0
+	printf -- "-e -t $nat -r 10.2.%d.2:80 -m -w 0\n" 1 2 | ipvsadm -R
+	port=$((port + 1))
+	ask "reconnect --from 10.0.0.2:$port --to $nat --end fin --timeout 0.5s"
+	printf -- "-e -t $nat -r 10.2.%d.2:80 -m -w 1\n" 1 2 | ipvsadm -R
+	[[ $line = *"no first connection"* ]] || fault "it was connected: $line"
+	look
+	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" null null NEW not_scheduled)"
+}
+
+# conntrack reopens it by itself; and datagrams on an entry that is well.
+nothing_lost()
+{
+	settings 1 0
+	reconnect "$nat" "settled TIME_WAIT" --end fin
+	lost no
+	reconnect "$nat" true --proto udp --end hold
+	lost no
+	look
+	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
+}
+
+# Two were closed; how often the client tried in vain, only it knows.
+counts()
+{
+	local n=$unavailable
+
+	look
+	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((5 + n)),\"evictions\":0,\"missed\":0,$(
+		)\"by_reason\":{\"closed\":2,\"drained\":1,\"gone\":1,\"unavailable\":$n,$(
+		)\"not_scheduled\":1,\"other\":0}}" ] || fault "$summary"
+}
+
+##############################################################################
+# How it begins and ends
+
+# refuses STATUS WORDS COMMAND...: whether COMMAND ends so, with one line that has the words.
+refuses()
+{
+	local said status
+
+	said=$("${@:3}" 2>&1)
+	status=$?
+	[ "$status" = "$1" ] || fault "expected status $1, has $status"
+	[[ $said = *"$2"* ]] || fault "nothing of '$2': $said"
+	[ "$1" = 2 ] || [ "$(wc -l <<<"$said")" = 1 ] || fault "not one line: $said"
+}
+
+unload_ipvs()
+{
+	local holders=(/sys/module/ip_vs/holders/*)
+
+	rmmod "${holders[@]##*/}" ip_vs 2>/dev/null
+	[ ! -e /sys/module/ip_vs ]
+}
+
+without_ipvs() { refuses 5 "modprobe ip_vs" "$watch"; }
+without_rights() { refuses 3 "sudo" setpriv --bounding-set=-all --inh-caps=-all "$watch"; }
+without_btf()
+{
+	# shellcheck disable=SC2016 # for the inner shell
+	refuses 4 "CONFIG_DEBUG_INFO_BTF_MODULES" unshare --mount bash -c \
+		'mount -t tmpfs none /sys/kernel/btf && exec "$1"' - "$watch"
+}
+wrong_command_line()
+{
+	refuses 2 "--duration" "$watch" --duration soon
+	refuses 2 "no network namespace 'nowhere'" "$watch" --netns nowhere
+}
+
+ends_by_itself()
+{
+	local said
+
+	said=$("$watch" --duration 0.2s --summary 2>&1) || fault "status $?"
+	[ "$said" = "0 dropped, 0 evicted" ] || fault "$said"
+	said=$("$watch" --json --duration 1s --summary=300ms 2>&1) || fault "status $?"
+	(($(grep -c '"event":"summary"' <<<"$said") >= 2)) || fault "not every 300 ms: $said"
+}
+
+ends_with_its_reader()
+{
+	local status
+
+	timeout 60 "$watch" --json 2>"$tmp/errors" | read -r -t 50
+	status=("${PIPESTATUS[@]}")
+	[ "${status[*]}" = "0 0" ] || fault "status ${status[*]}: $(cat "$tmp/errors")"
+	[ ! -s "$tmp/errors" ] || fault "$(cat "$tmp/errors")"
+}
+
+ends_by_signals()
+{
+	start_watch
+	stop_watch INT
+	start_watch --summary
+	seen=()
+	stop_watch TERM
+	[[ ${seen[0]} = *'"event":"summary","drops":0'* ]] || fault "no summary at its end"
+}
+
+# The programs hold the modules.
+leaves_nothing()
+{
+	local before held
+
+	before=$(</sys/module/ip_vs/refcnt)
+	start_watch
+	held=$(</sys/module/ip_vs/refcnt)
+	((held > before)) || fault "ip_vs is not held while it runs: $before, $held"
+	kill -KILL "$watch_pid"
+	wait "$watch_pid" 2>/dev/null
+	watch_pid=
+	exec {watch_out}<&-
+	busywait 5000 held_as_before || fault "ip_vs is still held: $before, $(</sys/module/ip_vs/refcnt)"
+}
+held_as_before() { [ "$(</sys/module/ip_vs/refcnt)" = "$before" ]; }
+
+one_namespace_only()
+{
+	start_watch --netns "$client"
+	settings 1 0
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	lost yes
+	look
+	[ ${#seen[@]} = 0 ] || fault "not of its namespace: ${seen[*]}"
+	stop_watch INT
+	for which in "$name" $$ "/proc/$$/ns/net"; do
+		start_watch --netns "$which"
+		reconnect "$nat" "settled CLOSE" --end server-rst
+		look
+		[ ${#seen[@]} = 1 ] || fault "--netns $which: ${#seen[@]} events"
+		stop_watch INT
+	done
+}
+
+# Rows under a header, and on a terminal the summary below them.
+table_for_people()
+{
+	local before script_pid pair header row rows
+
+	before=$(</sys/module/ip_vs/refcnt)
+	: >"$tmp/terminal"
+	script -qfc "stty cols 200; exec '$watch'" "$tmp/terminal" >/dev/null </dev/null &
+	script_pid=$!
+	"$watch" >"$tmp/plain" &
+	watch_pid=$!
+	busywait 60000 has "0 dropped, 0 evicted" "$tmp/terminal" || fault "no live summary"
+	busywait 60000 is_held_twice || fault "they do not hold ip_vs"
+	settings 1 0
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	busywait 5000 has "1 dropped (1 closed), 0 evicted" "$tmp/terminal" || fault "$(cat "$tmp/terminal")"
+	busywait 5000 has "10.0.0.2:$port" "$tmp/plain"
+	kill -INT "$watch_pid"
+	wait "$watch_pid" || fault "status $?"
+	watch_pid=
+	kill -INT "$(pgrep -P "$script_pid")"
+	wait "$script_pid"
+	mapfile -t rows <"$tmp/plain"
+	[ ${#rows[@]} = 2 ] || fault "expected a header and a row:" "${rows[@]}"
+	for pair in CLIENT=10.0.0.2:$port VIRTUAL=$nat OLD="$(server)" IPVS=CLOSE WHAT=dropped:; do
+		header=${rows[0]%%"${pair%%=*}"*} row=${rows[1]%%"${pair#*=}"*}
+		[ ${#header} = ${#row} ] || fault "${pair#*=} is not under ${pair%%=*}:" "${rows[@]}"
+	done
+}
+is_held_twice() { (($(</sys/module/ip_vs/refcnt) >= before + 4)); }
+has() { [[ $(<"$2") = *"$1"* ]]; }
+
+# Hundreds of flows reopened from a few ports: all that clients sent again, and nothing else.
+under_load()
+{
+	local load line result='' drops
+
+	settings 1 0
+	start_watch
+	exec {load}< <(exec nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 \
+		--to "$nat" --ports 30000-30099 --rate 50 --seconds 6 --hold 0s --end server-rst 2>&1)
+	while read -r -t 30 line <&"$load"; do
+		result=$line
+	done
+	exec {load}<&-
+	look
+	stop_watch INT
+	[[ $result =~ \"syn_retransmits\":([0-9]+) ]] || fault "no report: $result"
+	drops=${BASH_REMATCH[1]:-none}
+	outcome="$drops drops"
+	[ "$drops" != 0 ] || fault "no loss"
+	[[ $summary = *"\"drops\":$drops,"* && $summary = *'"missed":0,'* ]] ||
+		fault "the clients sent $drops first packets again" "$summary"
+	[ ${#seen[@]} = "$drops" ] || fault "${#seen[@]} lines"
+}
+
+##############################################################################
+# With the module
+
+insert() { insmod "$MODULE" 2>"$tmp/errors" || fault "insmod: $(cat "$tmp/errors")"; }
+
+# It was loaded after the watcher began.
+sees_evictions_of_a_late_module()
+{
+	start_watch
+	insert
+	look
+	settings 1 0
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	lost no
+	look
+	tells "$(line evict TCP 10.0.0.2:"$port" "$nat" "$(server)" CLOSE null closed)"
+	stop_watch INT
+}
+
+sees_evictions()
+{
+	start_watch
+	settings 1 1
+	reconnect "$nat6" "settled CLOSE" --end server-rst
+	lost no
+	look
+	tells "$(line evict TCP "[fd00::2]:$port" "$nat6" "[fd00:2:${first#rs}::2]:80" CLOSE null closed)"
+	reconnect "$nat" "drain -t $nat" --end hold
+	undrain -t "$nat"
+	lost no
+	look
+	tells "$(line evict TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED null drained)"
+	[[ $summary = *'"drops":0,"evictions":2,"missed":0,'* ]] || fault "$summary"
+	stop_watch INT
+}
+
+holds_the_module()
+{
+	start_watch
+	! rmmod ip_vs_reuse 2>/dev/null || fault "it was unloaded"
+	stop_watch INT
+	rmmod ip_vs_reuse 2>"$tmp/errors" || fault "rmmod: $(cat "$tmp/errors")"
+}
+
+##############################################################################
+
+declare -A label_of=(
+	[without_ipvs]="without ip_vs: status 5"
+	[without_rights]="without capabilities: status 3"
+	[without_btf]="without BTF: status 4"
+	[wrong_command_line]="a wrong command line: status 2"
+	[server_rst]="server's RST: closed"
+	[server_rst_ipv6]="server's RST, IPv6: closed"
+	[drained_while_open]="still open, server drained: drained"
+	[udp_server_deleted]="UDP, server deleted: gone"
+	[server_deleted_entry_stays]="server deleted, expire_nodest_conn=0: unavailable"
+	[nothing_to_choose]="all servers drained: not_scheduled"
+	[nothing_lost]="of flows that lose nothing: nothing"
+	[counts]="a summary counts them all"
+	[ends_by_itself]="--duration ends it, --summary counts"
+	[ends_with_its_reader]="it ends with whoever reads it"
+	[ends_by_signals]="SIGINT and SIGTERM end it well"
+	[leaves_nothing]="killed, it leaves nothing"
+	[one_namespace_only]="--netns by name, process or path shows that one only"
+	[table_for_people]="a table for people, with a live summary on a terminal"
+	[under_load]="under load: every first packet that was sent again"
+	[sees_evictions_of_a_late_module]="evictions of a module that was loaded later"
+	[sees_evictions]="evictions: no drop, and the flow's addresses, state and reason"
+	[holds_the_module]="the module stays while it is watched, and goes afterwards"
+)
+watched="server_rst server_rst_ipv6 drained_while_open udp_server_deleted
+	server_deleted_entry_stays nothing_to_choose nothing_lost counts"
+stock="ends_by_itself ends_with_its_reader ends_by_signals leaves_nothing one_namespace_only
+	table_for_people under_load"
+module="sees_evictions_of_a_late_module sees_evictions holds_the_module"
+
+[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+# shellcheck disable=SC2086 # lists
+set -- without_ipvs without_rights without_btf wrong_command_line $watched $stock $module
+ktap_plan $#
+# Earlier tests may have left it behind.
+if ! unload_ipvs; then
+	ktap_skip "${label_of[without_ipvs]}" "ip_vs is in use"
+else
+	check without_ipvs "${label_of[without_ipvs]}"
+fi
+setup
+for this in without_rights without_btf wrong_command_line; do
+	check $this "${label_of[$this]}"
+done
+start_watch
+for this in $watched; do
+	since=$(now)
+	check "$this" "stock: ${label_of[$this]}"
+done
+stop_watch INT
+for this in $stock; do
+	check "$this" "stock: ${label_of[$this]}"
+done
+for this in $module; do
+	since=$(now)
+	if [ -n "${MODULE:-}" ]; then
+		check "$this" "module: ${label_of[$this]}"
+	else
+		ktap_skip "module: ${label_of[$this]}" "MODULE is not set"
+	fi
+done
+ktap_exit
