@@ -5,7 +5,8 @@
 # stock kernel and with the module; that it says nothing of flows that are well; and how it
 # begins and ends.
 #
-# The network is in lib.sh. The virtual services 10.9.0.1:80 and [fd00:9::1]:80 are NAT.
+# The network is in lib.sh. The virtual services 10.9.0.1:80 and [fd00:9::1]:80 are NAT,
+# 10.9.0.4:80 is direct routing.
 #
 # MODULE: the module to insert; without it only the stock half runs
 # WATCH:  ipvs-watch
@@ -32,6 +33,7 @@ watch=${WATCH:-${harness%/*}/ipvs-watch}
 
 nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
+dr=10.9.0.4:80
 port=25000
 
 ##############################################################################
@@ -39,12 +41,17 @@ port=25000
 
 setup()
 {
+	local n
+
 	need_modules ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nft_ct veth
 	setup_network 2
 	name=director-$$
 	ip netns attach "$name" $$
 	netns=$(stat -Lc %i /proc/self/ns/net)
-	printf 'address add %s dev lo\n' 10.9.0.1 fd00:9::1 | ip -batch -
+	printf 'address add %s dev lo\n' 10.9.0.1 10.9.0.4 fd00:9::1 | ip -batch -
+	for n in 1 2; do
+		echo "address add ${dr%:*} dev lo" | configure "${servers[n]}"
+	done
 	sysctl_set ipv4/vs/conntrack 1
 	# Without a rule about connections nothing is tracked, and no first packet is lost.
 	nft -f - <<-END || bail_out "cannot load the nft rules"
@@ -59,6 +66,9 @@ setup()
 		-A -t $nat -s rr
 		-a -t $nat -r 10.2.1.2:80 -m
 		-a -t $nat -r 10.2.2.2:80 -m
+		-A -t $dr -s rr
+		-a -t $dr -r 10.2.1.2:80 -g
+		-a -t $dr -r 10.2.2.2:80 -g
 		-A -u $nat -s rr
 		-a -u $nat -r 10.2.1.2:80 -m
 		-a -u $nat -r 10.2.2.2:80 -m
@@ -236,6 +246,16 @@ server_rst_ipv6()
 		CLOSE CLOSE closed)"
 }
 
+# The director sees one direction, and its conntrack no more than SYN_SENT.
+dr_half_closed()
+{
+	settings 3 0
+	reconnect "$dr" "settled FIN_WAIT" --end half-close
+	lost yes
+	look
+	tells "$(line drop TCP 10.0.0.2:"$port" "$dr" "$(server)" FIN_WAIT SYN_SENT closed)"
+}
+
 drained_while_open()
 {
 	settings 1 1
@@ -305,14 +325,14 @@ nothing_lost()
 	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
 }
 
-# Two were closed; how often the client tried in vain, only it knows.
+# How often the client tried in vain, only it knows.
 counts()
 {
 	local n=$unavailable
 
 	look
-	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((5 + n)),\"evictions\":0,\"missed\":0,$(
-		)\"by_reason\":{\"closed\":2,\"drained\":1,\"gone\":1,\"unavailable\":$n,$(
+	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((6 + n)),\"evictions\":0,\"missed\":0,$(
+		)\"by_reason\":{\"closed\":3,\"drained\":1,\"gone\":1,\"unavailable\":$n,$(
 		)\"not_scheduled\":1,\"other\":0}}" ] || fault "$summary"
 }
 
@@ -458,7 +478,7 @@ under_load()
 	settings 1 0
 	start_watch
 	exec {load}< <(exec nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 \
-		--to "$nat" --ports 30000-30099 --rate 50 --seconds 6 --hold 0s --end server-rst 2>&1)
+		--to "$nat" --ports 30000-30149 --rate 25 --seconds 14 --hold 0s --end server-rst 2>&1)
 	while read -r -t 30 line <&"$load"; do
 		result=$line
 	done
@@ -527,6 +547,7 @@ declare -A label_of=(
 	[wrong_command_line]="a wrong command line: status 2"
 	[server_rst]="server's RST: closed"
 	[server_rst_ipv6]="server's RST, IPv6: closed"
+	[dr_half_closed]="DR, client's FIN, conn_reuse_mode=3: closed"
 	[drained_while_open]="still open, server drained: drained"
 	[udp_server_deleted]="UDP, server deleted: gone"
 	[server_deleted_entry_stays]="server deleted, expire_nodest_conn=0: unavailable"
@@ -544,7 +565,7 @@ declare -A label_of=(
 	[sees_evictions]="evictions: no drop, and the flow's addresses, state and reason"
 	[holds_the_module]="the module stays while it is watched, and goes afterwards"
 )
-watched="server_rst server_rst_ipv6 drained_while_open udp_server_deleted
+watched="server_rst server_rst_ipv6 dr_half_closed drained_while_open udp_server_deleted
 	server_deleted_entry_stays nothing_to_choose nothing_lost counts"
 stock="ends_by_itself ends_with_its_reader ends_by_signals leaves_nothing one_namespace_only
 	table_for_people under_load"

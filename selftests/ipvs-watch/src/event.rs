@@ -494,7 +494,7 @@ mod tests {
         assert_eq!(why(half_closed), Reason::Other);
         let one_way = |r: &mut Record| {
             half_closed(r);
-            r.flags |= IP_VS_CONN_F_NOOUTPUT;
+            r.flags = 0x0001_0183; // NFCT, INACTIVE, NOOUTPUT, DROUTE
         };
         assert_eq!(why(one_way), Reason::Closed);
         assert_eq!(why(|r| r.known &= !SERVER), Reason::Other);

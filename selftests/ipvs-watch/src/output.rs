@@ -107,7 +107,7 @@ pub mod json {
 /// The table's columns but the last, whose width is no matter, and how wide they are at first:
 /// so that IPv4 fits. The first IPv6 address that does not fit widens its column for good.
 const COLUMNS: [(&str, usize); 8] = [
-    ("TIME (UTC)", 15),
+    ("TIME (UTC)", 12),
     ("NETNS", 10),
     ("PROTO", 5),
     ("CLIENT", 21),
@@ -179,32 +179,22 @@ impl Table {
 /// For an operator who knows IPVS and has never heard of this program.
 fn said(event: &Event) -> &'static str {
     match (event.what, event.reason) {
-        (What::Drop, Reason::Closed) => {
-            "dropped: the old connection has ended, but its conntrack is still there"
-        }
-        (What::Drop, Reason::Drained) => {
-            "dropped: the old server is drained, but the old conntrack is still there"
-        }
+        (What::Drop, Reason::Closed) => "dropped: old connection ended, its conntrack still there",
+        (What::Drop, Reason::Drained) => "dropped: old server drained, old conntrack still there",
         (What::Drop, Reason::Gone) => {
-            "dropped: the old server has left the service, but the old conntrack is still there"
+            "dropped: old server left the service, old conntrack still there"
         }
         (What::Drop, Reason::Unavailable) => {
-            "dropped: the old server has left the service, and expire_nodest_conn is 0"
+            "dropped: old server left the service, expire_nodest_conn=0"
         }
         (What::Drop, Reason::NotScheduled) => {
-            "dropped: no real server to choose (none with weight, all overloaded, or drop_packet)"
+            "dropped: no real server to choose (weights, thresholds, drop_packet)"
         }
-        (What::Drop, Reason::Other) => "dropped by IPVS for another reason",
-        (What::Evict, Reason::Closed) => {
-            "saved: the old connection has ended, its conntrack was evicted"
-        }
-        (What::Evict, Reason::Drained) => {
-            "saved: the old server is drained, the old conntrack was evicted"
-        }
-        (What::Evict, Reason::Gone) => {
-            "saved: the old server has left the service, the old conntrack was evicted"
-        }
-        (What::Evict, _) => "saved: the old conntrack was evicted",
+        (What::Drop, Reason::Other) => "dropped: by IPVS, for another reason",
+        (What::Evict, Reason::Closed) => "saved: old connection ended, its conntrack evicted",
+        (What::Evict, Reason::Drained) => "saved: old server drained, old conntrack evicted",
+        (What::Evict, Reason::Gone) => "saved: old server left the service, old conntrack evicted",
+        (What::Evict, _) => "saved: old conntrack evicted",
     }
 }
 
@@ -231,7 +221,7 @@ fn timestamp(time: SystemTime) -> String {
 }
 
 fn time_of_day(time: SystemTime) -> String {
-    let timestamp = timestamp(time);
+    let timestamp = humantime::format_rfc3339_millis(time).to_string();
     let day = timestamp.split_once('T').map_or("", |(_, day)| day);
     day.trim_end_matches('Z').into()
 }
@@ -332,13 +322,13 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
         for (header, cell) in [
-            ("TIME", "12:34:56.789012"),
+            ("TIME", "12:34:56.789 "),
             ("NETNS", "director"),
             ("CLIENT", "10.0.0.2:20001"),
             ("VIRTUAL", "10.9.0.1:80"),
             ("OLD REAL", "10.2.1.2:80"),
             ("IPVS", "CLOSE"),
-            ("WHAT", "dropped: the old connection has ended"),
+            ("WHAT", "dropped: old connection ended"),
         ] {
             assert_eq!(lines[0].find(header), lines[1].find(cell), "{text}");
         }
