@@ -15,8 +15,8 @@
 //! | namespace without a virtual service | two loads |
 //! | opens no flow | the loads of its headers; no call (but to walk IPv6 extension headers), no lookup, nothing written |
 //! | TCP SYN, SCTP INIT | one lookup in IPVS's table |
-//! | UDP datagram | as one that opens no flow; one lookup while IPVS holds deleted real servers and `expire_nodest_conn` is 1 |
-//! | matches an old entry | a counter of this processor; where it is to be evicted, its checksum, which conntrack would compute a moment later and need not again, and one lookup in conntrack's table |
+//! | UDP datagram | as one that opens no flow; one lookup in IPVS's table where `expire_nodest_conn` is 1 |
+//! | matches an old entry (UDP: whose server has left) | a counter of this processor; where it is to be evicted, its checksum, which conntrack would compute a moment later and need not again, and one lookup in conntrack's table |
 
 use crate::counters::{Counters, Event};
 use crate::ipvs::{Conn, Ipvs};
@@ -113,7 +113,7 @@ fn opener(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<Opener> 
             (chunk == INIT && tag == [0; 4] && (20..=room).contains(&length))
                 .then_some(Opener::SctpInit)
         }
-        Transport::UDP if ipvs.has_deleted_destinations() && ipvs.expire_nodest_conn() => {
+        Transport::UDP if ipvs.expire_nodest_conn() => {
             let [high, low] = packet.read(offset.checked_add(4)?)?;
             let length = u32::from(u16::from_be_bytes([high, low]));
 
@@ -150,6 +150,13 @@ impl Evict {
         let Some(conn) = ipvs.find_conn(state.family(), packet) else {
             return;
         };
+
+        // Any datagram may be the first that meets a server's leaving. (That IPVS holds deleted
+        // servers, `dest_trash`, says so too late: it marks a server before it moves it there.)
+        let gone = || conn.destination().is_some_and(|s| !s.is_available());
+        if opener == Opener::UdpDatagram && !gone() {
+            return;
+        }
 
         self.counters.count(Event::Matched);
         match matched(ipvs, state, packet, transport, opener, template, &conn) {

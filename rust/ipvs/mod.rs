@@ -81,14 +81,6 @@ impl Ipvs {
         read_setting!(self, sysctl_expire_nodest_conn) != 0
     }
 
-    /// Whether deleted real servers wait for their last flows to end (`dest_trash`).
-    #[inline]
-    pub fn has_deleted_destinations(&self) -> bool {
-        let first = read_setting!(self, dest_trash.next);
-        // SAFETY: Valid by the type's invariants; only the address is taken.
-        !core::ptr::eq(first, unsafe { &raw const (*self.0.get()).dest_trash })
-    }
-
     /// Finds the entry of the flow that a client's packet belongs to. RCU read side; one
     /// lookup in a hash table, and a reference.
     pub fn find_conn(&self, family: Family, packet: &Packet) -> Option<Conn> {
