@@ -7,6 +7,7 @@ mod datagrams;
 mod load;
 mod net;
 mod packets;
+mod questions;
 mod reconnect;
 mod serve;
 mod stray;
@@ -168,6 +169,17 @@ enum Role {
         from: SocketAddr,
         #[arg(long, value_name = "ADDR:PORT")]
         to: SocketAddr,
+    },
+    /// Ask over UDP from one socket, tell the first server's name, and go on until a line comes from
+    /// standard input; report as JSON what was answered, and by whom
+    Questions {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// Time between two questions
+        #[arg(long, default_value = "5ms", value_parser = duration)]
+        every: Duration,
     },
     /// Print the results of conn_reuse.sh (its RESULTS file) as a table
     Table {
@@ -337,6 +349,7 @@ fn play(role: Role) -> anyhow::Result<()> {
         Role::Syn { from, to } => stray::send_syn(from, to, false)
             .map_err(anyhow::Error::from)
             .and_then(|()| net::print_json(&json!({ "sent": "syn" }))),
+        Role::Questions { from, to, every } => questions::ask(from, to, every),
         Role::Table { file, title } => table::print(&file, &title),
         Role::Console => console(),
     }

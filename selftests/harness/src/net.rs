@@ -10,6 +10,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -56,6 +57,13 @@ pub fn sctp_init_retransmits() -> io::Result<u32> {
         .filter(|(name, _)| matches!(*name, "SctpT1InitExpireds" | "SctpT1CookieExpireds"))
         .filter_map(|(_, value)| value.trim().parse::<u32>().ok())
         .sum())
+}
+
+/// What is left until `deadline`, as socket timeouts want it: never zero.
+pub fn until(deadline: Instant) -> Duration {
+    deadline
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_millis(1))
 }
 
 pub fn print_json(line: &impl Serialize) -> anyhow::Result<()> {

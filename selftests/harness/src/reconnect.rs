@@ -16,7 +16,7 @@ use anyhow::{bail, ensure, Context as _};
 use serde::Serialize;
 use socket2::Socket;
 
-use crate::net::{self, Proto};
+use crate::net::{self, until, Proto};
 use crate::serve::{passive_answer, Command};
 use crate::stray;
 
@@ -418,13 +418,6 @@ impl Report {
             error,
         }
     }
-}
-
-/// What is left until `deadline`, as socket timeouts want it: never zero.
-fn until(deadline: Instant) -> Duration {
-    deadline
-        .saturating_duration_since(Instant::now())
-        .max(Duration::from_millis(1))
 }
 
 fn is_timeout(error: &io::Error) -> bool {

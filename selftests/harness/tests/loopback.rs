@@ -416,3 +416,25 @@ fn datagrams_are_sent_and_timed() {
     assert_eq!(sent["datagrams"], 10, "{sent}");
     assert!(sent["ns_each"].as_u64() > Some(0), "{sent}");
 }
+
+#[test]
+fn questions_go_on_until_a_line_comes() {
+    let server = Server::start("rs1", &["udp"]).unwrap();
+    let (from, to) = (client_addr(), server.addr.to_string());
+    let mut client = Command::new(HARNESS)
+        .args(["questions", "--from", &from, "--to", &to, "--every", "1ms"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    let mut hear = || said.next().unwrap().unwrap();
+
+    assert_eq!(hear(), r#"{"first":"rs1"}"#);
+    writeln!(client.stdin.take().unwrap()).unwrap();
+    let report: Value = serde_json::from_str(&hear()).unwrap();
+    assert!(report["questions"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["answers"], report["questions"], "{report}");
+    assert_eq!(report["servers"]["rs1"], report["answers"], "{report}");
+    assert!(client.wait().unwrap().success());
+}
