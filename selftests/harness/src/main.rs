@@ -4,6 +4,7 @@
 
 mod crowd;
 mod datagrams;
+mod flows;
 mod load;
 mod net;
 mod packets;
@@ -88,6 +89,21 @@ enum Role {
         #[arg(long, value_name = "ID")]
         call_id: Option<String>,
         /// How long one connection may take until its greeting
+        #[arg(long, default_value = "5s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Do for many flows at the same time what `reconnect --pause` does for one
+    ///
+    /// Standard input lists them, a line each, `NAME FROM TO END`, and an empty line after the
+    /// last. When all first connections are open, those that end alike end at the same time, in
+    /// the order of the list. It says so by a line, and waits for one before it makes the second
+    /// connections. Then it reports a line of JSON for each flow.
+    #[command(verbatim_doc_comment)]
+    Flows {
+        /// Begin the second connections one after the other, evenly over this time
+        #[arg(long, default_value = "0s", value_parser = duration)]
+        over: Duration,
+        /// How long one of the second connections may take until its greeting
         #[arg(long, default_value = "5s", value_parser = duration)]
         timeout: Duration,
     },
@@ -277,15 +293,12 @@ fn play(role: Role) -> anyhow::Result<()> {
             timeout,
         } => {
             let client = reconnect::Client {
-                from,
                 then_from: then_from.map_or(from, |ip| SocketAddr::new(ip, from.port())),
-                to,
-                proto,
                 passive,
                 call_id,
                 size,
                 extended,
-                timeout,
+                ..reconnect::Client::new(from, to, proto, timeout)
             };
             let between = match between {
                 Some(command) => Between::Run(command),
@@ -296,6 +309,7 @@ fn play(role: Role) -> anyhow::Result<()> {
                 .reconnect(end, between)
                 .and_then(|report| net::print_json(&report))
         }
+        Role::Flows { over, timeout } => flows::flows(over, timeout),
         Role::Load {
             clients,
             rate,

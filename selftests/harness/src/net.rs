@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Sockets as the tests need them: three protocols made alike, and what Linux tells and does
-//! beyond the portable interface. All of the harness's `unsafe` is in the last six functions.
+//! beyond the portable interface. All of the harness's `unsafe` is in the last seven functions.
 
 use std::ffi::CString;
 use std::fs;
@@ -13,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -46,6 +48,43 @@ pub fn port_is_busy(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
     )
+}
+
+/// Sends a SYN, and returns with `EINPROGRESS`.
+pub fn begin_to_connect(socket: &Socket, to: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let begun = socket.connect(&to.into());
+    socket.set_nonblocking(false)?;
+    begun
+}
+
+pub fn is_in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS)
+}
+
+/// Connects a TCP socket. Unlike with [`Socket::connect_timeout`] no ICMP error goes unheard: one
+/// that is here before `connect()` has returned TCP tells only if it is asked, or gives up.
+pub fn connect(socket: &Socket, to: SocketAddr, timeout: Duration) -> io::Result<()> {
+    match begin_to_connect(socket, to) {
+        Err(error) if is_in_progress(&error) => {}
+        done => return done,
+    }
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(1);
+    poll.registry().register(
+        &mut SourceFd(&socket.as_raw_fd()),
+        Token(0),
+        Interest::WRITABLE,
+    )?;
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    poll.poll(&mut events, Some(timeout))?;
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None if events.is_empty() => Err(io::ErrorKind::TimedOut.into()),
+        None => Ok(()),
+    }
 }
 
 /// INITs (and COOKIE ECHOs) that SCTP has sent again in this network namespace.
@@ -169,6 +208,29 @@ pub fn tcp_info(socket: &Socket) -> io::Result<libc::tcp_info> {
     }
     // SAFETY: `tcp_info` holds integers only: zeroes, or what the kernel wrote, are valid.
     Ok(unsafe { info.assume_init() })
+}
+
+/// How many packets the socket has dropped.
+pub fn dropped(socket: &Socket) -> io::Result<u32> {
+    const SO_MEMINFO: libc::c_int = 55;
+    const VARIABLES: usize = libc::SK_MEMINFO_DROPS as usize + 1;
+
+    let mut values = [0u32; VARIABLES];
+    let mut len = mem::size_of_val(&values) as libc::socklen_t;
+    // SAFETY: `values` is valid for writes of `len` bytes, and `len` is valid for writes.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(values[VARIABLES - 1])
 }
 
 /// Closes a TCP socket without a packet, as a client does whose machine loses power. What it has

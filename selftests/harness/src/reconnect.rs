@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _};
 use serde::Serialize;
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 
 use crate::net::{self, until, Proto};
 use crate::serve::{passive_answer, Command};
@@ -25,6 +25,10 @@ use crate::stray;
 pub enum End {
     /// The server closes, then the client
     Fin,
+    /// The client closes, then the server
+    ClientFin,
+    /// Both close at the same time: their FINs cross
+    BothFin,
     /// The server resets (SCTP: aborts)
     ServerRst,
     /// The client resets (SCTP: aborts)
@@ -33,6 +37,10 @@ pub enum End {
     HalfClose,
     /// Not at all: the client vanishes without a packet
     Hold,
+    /// It never began: the server refuses it
+    Refused,
+    /// It never began: nobody answers the SYN, and the client does not wait
+    Unanswered,
     /// Not at all: a stray SYN comes, and the "second" connection is the first one, asked again
     StraySyn,
     /// The same with a SYN whose checksum is wrong
@@ -51,8 +59,17 @@ pub enum Between {
     Pause,
 }
 
+/// What is left of the first connection.
+pub struct First {
+    /// Who had it, if anybody.
+    server: Option<String>,
+    end: End,
+    /// The connection itself, if it goes on.
+    kept: Option<Flow>,
+}
+
 /// A connection as the client of it sees it.
-struct Flow {
+pub struct Flow {
     socket: BufReader<Socket>,
     server: String,
     seen_as: IpAddr,
@@ -63,19 +80,25 @@ struct Attempt {
     flow: io::Result<Flow>,
     took: Duration,
     retransmits: u32,
+    /// Segments without data that came in.
+    bare_segments: u32,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Report {
-    first: String,
+    first: Option<String>,
     second: Option<String>,
     /// The client's address as the second server sees it.
     seen_as: Option<IpAddr>,
     ms: f64,
     /// First packets sent again: SYNs, INITs, or datagrams that had no answer.
     syn_retransmits: u32,
+    /// The SYN met a server that still has the first connection, and answered for that one: the
+    /// client resets it and sends its SYN again (RFC 9293, 3.5.1).
+    challenged: bool,
     connected: bool,
     timed_out: bool,
+    refused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -100,31 +123,89 @@ pub struct Client {
 }
 
 impl Client {
+    /// One with nothing special about it.
+    pub fn new(from: SocketAddr, to: SocketAddr, proto: Proto, timeout: Duration) -> Self {
+        Self {
+            from,
+            then_from: from,
+            to,
+            proto,
+            passive: false,
+            call_id: None,
+            size: 1,
+            extended: false,
+            timeout,
+        }
+    }
+
     pub fn reconnect(&self, end: End, between: Between) -> anyhow::Result<Report> {
-        let first = self.connect()?.flow.with_context(|| {
+        let first = self.close(self.open(end)?, end)?;
+        match between {
+            Between::Nothing => {}
+            Between::Run(command) => self.run(&command, first.server())?,
+            Between::Pause => pause(first.server())?,
+        }
+        self.second(first)
+    }
+
+    /// The first connection, unless it is to end before it begins.
+    pub fn open(&self, end: End) -> anyhow::Result<Option<Flow>> {
+        if matches!(end, End::Refused | End::Unanswered) {
+            return Ok(None);
+        }
+        let flow = self.connect()?.flow.with_context(|| {
             format!(
                 "no first connection from {} to {}: is the service up?",
                 self.from, self.to
             )
         })?;
-        let server = first.server.clone();
-        let first = match self.passive {
-            true => self.expect_data_connection(first)?,
-            false => first,
-        };
-        let kept = self
-            .end(first, end)
-            .with_context(|| format!("cannot end it by {end:?}"))?;
-        match between {
-            Between::Nothing => {}
-            Between::Run(command) => self.run(&command, &server)?,
-            Between::Pause => pause(&server)?,
+        match self.passive {
+            true => self.expect_data_connection(flow).map(Some),
+            false => Ok(Some(flow)),
         }
+    }
+
+    /// Ends it.
+    pub fn close(&self, flow: Option<Flow>, end: End) -> anyhow::Result<First> {
+        let server = flow.as_ref().map(|flow| flow.server.clone());
+        let kept = match flow {
+            Some(flow) => self.end(flow, end),
+            None => self.begin_in_vain(end).map(|()| None),
+        };
+        Ok(First {
+            server,
+            end,
+            kept: kept.with_context(|| format!("cannot end it by {end:?}"))?,
+        })
+    }
+
+    /// The second one, or what goes on of the first, asked again.
+    pub fn second(&self, first: First) -> anyhow::Result<Report> {
+        let First { server, end, kept } = first;
         let second = match kept {
             Some(flow) => self.ask_again(flow, end),
             None => self.successor().connect()?,
         };
-        Ok(Report::new(server, second))
+        Ok(Report::new(server, end, second))
+    }
+
+    fn begin_in_vain(&self, end: End) -> anyhow::Result<()> {
+        ensure!(self.proto == Proto::Tcp, "only TCP clients can");
+        if end == End::Refused {
+            return match self.connect()?.flow {
+                Err(error) if is_refusal(&error) => Ok(()),
+                Err(error) => Err(error).context("the server did not refuse"),
+                Ok(flow) => bail!("{} did not refuse", flow.server),
+            };
+        }
+        // One SYN, and nothing more: the socket is gone before it could be sent again.
+        let socket = self.proto.socket(self.to)?;
+        socket.bind(&self.from.into())?;
+        match net::begin_to_connect(&socket, self.to) {
+            Err(error) if net::is_in_progress(&error) => Ok(()),
+            Err(error) => Err(error).context("cannot send a SYN"),
+            Ok(()) => bail!("the SYN was answered"),
+        }
     }
 
     fn successor(&self) -> Self {
@@ -156,7 +237,10 @@ impl Client {
             let start = Instant::now();
             let connected = socket
                 .bind(&self.from.into())
-                .and_then(|()| socket.connect_timeout(&self.to.into(), until(deadline)));
+                .and_then(|()| match self.proto {
+                    Proto::Sctp => socket.connect_timeout(&self.to.into(), until(deadline)),
+                    _ => net::connect(&socket, self.to, until(deadline)),
+                });
             match connected {
                 // The older connection is about to leave the port, its last ACK on the way.
                 Err(error) if net::port_is_busy(&error) && Instant::now() < deadline => {
@@ -167,15 +251,20 @@ impl Client {
                 Err(error) if net::port_is_busy(&error) => return Err(error),
                 _ => {}
             }
-            let retransmits = match self.proto {
-                Proto::Sctp => net::sctp_init_retransmits()? - inits,
-                _ => net::tcp_info(&socket)?.tcpi_total_retrans,
+            let (retransmits, bare_segments) = match self.proto {
+                Proto::Sctp => (net::sctp_init_retransmits()? - inits, 0),
+                _ => {
+                    let info = net::tcp_info(&socket)?;
+                    let bare = info.tcpi_segs_in.saturating_sub(info.tcpi_data_segs_in);
+                    (info.tcpi_total_retrans, bare)
+                }
             };
             let flow = connected.and_then(|()| Flow::greeted(socket, deadline));
             return Ok(Attempt {
                 flow,
                 took: start.elapsed(),
                 retransmits,
+                bare_segments,
             });
         }
     }
@@ -206,6 +295,7 @@ impl Client {
                         flow,
                         took: start.elapsed(),
                         retransmits,
+                        bare_segments: 0,
                     });
                 }
             }
@@ -261,7 +351,12 @@ impl Client {
                 flow.wait_for_reset(deadline)?;
             }
             End::ClientRst => flow.socket.get_ref().set_linger(Some(Duration::ZERO))?,
-            _ if self.proto != Proto::Tcp => bail!("only TCP clients can vanish"),
+            _ if self.proto != Proto::Tcp => bail!("only TCP flows end by {end:?}"),
+            End::ClientFin => {
+                flow.socket.get_ref().shutdown(Shutdown::Write)?;
+                flow.wait_for_close(deadline)?;
+            }
+            End::BothFin => flow.close_with_server(deadline)?,
             End::HalfClose => {
                 flow.tell(Command::Stay)?;
                 flow.half_close(deadline)?;
@@ -269,6 +364,7 @@ impl Client {
             }
             End::Hold => flow.vanish()?,
             End::StraySyn | End::DamagedSyn | End::Live => return Ok(Some(flow)),
+            End::Refused | End::Unanswered => unreachable!("it never began"),
         }
         Ok(None)
     }
@@ -294,13 +390,14 @@ impl Client {
             flow,
             took: start.elapsed(),
             retransmits,
+            bare_segments: 0,
         }
     }
 
-    fn run(&self, command: &str, first_server: &str) -> anyhow::Result<()> {
+    fn run(&self, command: &str, first_server: Option<&str>) -> anyhow::Result<()> {
         let status = process::Command::new("bash")
             .args(["-c", command])
-            .env("FIRST", first_server)
+            .env("FIRST", first_server.unwrap_or_default())
             .env("PORT", self.from.port().to_string())
             .stdin(process::Stdio::null())
             // Standard output is the report's.
@@ -315,14 +412,25 @@ impl Client {
     }
 }
 
-fn pause(first_server: &str) -> anyhow::Result<()> {
+fn pause(first_server: Option<&str>) -> anyhow::Result<()> {
     net::print_json(&serde_json::json!({ "first": first_server }))?;
+    wait_for_line()
+}
+
+/// Until whoever reads the report says by a line on standard input to go on.
+pub fn wait_for_line() -> anyhow::Result<()> {
     let told = io::stdin().lock().read_line(&mut String::new())?;
     ensure!(
         told > 0,
         "standard input ended where it should have said when to go on"
     );
     Ok(())
+}
+
+impl First {
+    fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
 }
 
 impl Flow {
@@ -358,6 +466,32 @@ impl Flow {
             Ok(()) => Ok(()),
             Err(error) => Err(error).context("the server did not close"),
         }
+    }
+
+    /// Closes this side when the server's FIN is here, but before TCP has seen it. The server
+    /// sends it again.
+    fn close_with_server(self, deadline: Instant) -> anyhow::Result<()> {
+        // From a segment's first byte on: its flags, and of these FIN.
+        let no_fin = [
+            SockFilter::new(LOAD_BYTE, 0, 0, 13),
+            SockFilter::new(JUMP_IF_SET, 0, 1, 0x01),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ];
+        const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        const JUMP_IF_SET: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+        let socket = self.socket.get_ref();
+        socket.attach_filter(&no_fin)?;
+        self.tell(Command::Fin)?;
+        while net::dropped(socket)? == 0 {
+            ensure!(Instant::now() < deadline, "the server did not close");
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.half_close(deadline)?;
+        socket.detach_filter()?;
+        self.wait_for_close(deadline)
     }
 
     fn wait_for_reset(mut self, deadline: Instant) -> anyhow::Result<()> {
@@ -398,10 +532,14 @@ impl Flow {
 }
 
 impl Report {
-    fn new(first: String, second: Attempt) -> Self {
+    fn new(first: Option<String>, end: End, second: Attempt) -> Self {
         let ms = (second.took.as_secs_f64() * 10_000.0).round() / 10.0;
         let timed_out = second.flow.as_ref().is_err_and(is_timeout);
+        let refused = second.flow.as_ref().is_err_and(is_refusal);
         let connected = second.flow.is_ok();
+        let is_open_there = matches!(end, End::Hold | End::HalfClose);
+        let challenged =
+            is_open_there && second.retransmits > 0 && second.bare_segments > u32::from(connected);
         let (server, seen_as, error) = match second.flow {
             Ok(flow) => (Some(flow.server), Some(flow.seen_as), None),
             Err(_) if timed_out => (None, None, None),
@@ -413,11 +551,17 @@ impl Report {
             seen_as,
             ms,
             syn_retransmits: second.retransmits,
+            challenged,
             connected,
             timed_out,
+            refused,
             error,
         }
     }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -445,17 +589,7 @@ mod tests {
     }
 
     fn client(to: SocketAddr, timeout: Duration) -> Client {
-        Client {
-            from: "127.0.0.1:0".parse().unwrap(),
-            then_from: "127.0.0.1:0".parse().unwrap(),
-            to,
-            proto: Proto::Tcp,
-            passive: false,
-            call_id: None,
-            size: 1,
-            extended: false,
-            timeout,
-        }
+        Client::new("127.0.0.1:0".parse().unwrap(), to, Proto::Tcp, timeout)
     }
 
     #[test]
@@ -470,7 +604,7 @@ mod tests {
         let attempt = client(addr, Duration::from_secs(5)).connect().unwrap();
         server.join().unwrap();
         assert_eq!(attempt.retransmits, 1);
-        let report = Report::new("rs0".into(), attempt);
+        let report = Report::new(Some("rs0".into()), End::Fin, attempt);
         assert!(report.connected && !report.timed_out, "{report:?}");
         assert_eq!(report.second.as_deref(), Some("rs1"));
     }
@@ -480,7 +614,7 @@ mod tests {
         let (_listener, _queued, addr) = full_listener();
         let attempt = client(addr, Duration::from_millis(1200)).connect().unwrap();
         assert_eq!(attempt.retransmits, 1);
-        let report = Report::new("rs0".into(), attempt);
+        let report = Report::new(Some("rs0".into()), End::Fin, attempt);
         assert!(!report.connected && report.timed_out, "{report:?}");
     }
 
@@ -491,11 +625,12 @@ mod tests {
             listener.local_addr().unwrap().as_socket().unwrap()
         };
         let report = Report::new(
-            "rs0".into(),
+            Some("rs0".into()),
+            End::Fin,
             client(addr, Duration::from_secs(1)).connect().unwrap(),
         );
         assert!(
-            !report.connected && !report.timed_out && report.error.is_some(),
+            !report.connected && !report.timed_out && report.refused && report.error.is_some(),
             "{report:?}"
         );
     }
@@ -503,7 +638,7 @@ mod tests {
     #[test]
     fn a_failed_command_between_is_an_error() {
         let client = client("127.0.0.1:1".parse().unwrap(), Duration::from_secs(1));
-        assert!(client.run("test \"$FIRST\" = rs7", "rs7").is_ok());
-        assert!(client.run("false", "rs7").is_err());
+        assert!(client.run("test \"$FIRST\" = rs7", Some("rs7")).is_ok());
+        assert!(client.run("false", None).is_err());
     }
 }

@@ -101,6 +101,37 @@ fn the_same_port_connects_again_at_once_after_each_end() {
     }
 }
 
+/// The client closed: it waits in TIME_WAIT for a second, the least before Linux reuses a port.
+#[test]
+fn the_same_port_connects_again_after_the_clients_fin() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    for end in ["client-fin", "both-fin"] {
+        assert_nothing_lost(&report(&reconnect(&server, &["--end", end])), end);
+    }
+}
+
+#[test]
+fn a_connection_that_never_began_has_no_first_server() {
+    let addr = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (from, to) = (client_addr(), addr.to_string());
+    let args = [
+        "reconnect",
+        "--from",
+        &from,
+        "--to",
+        &to,
+        "--end",
+        "refused",
+    ];
+    let report = report(&harness(&args));
+    assert!(report["first"].is_null(), "{report}");
+    assert_eq!(report["refused"], true, "{report}");
+    assert_eq!(report["syn_retransmits"], 0, "{report}");
+}
+
 #[test]
 fn a_flow_survives_a_stray_syn() {
     if !is_root() {
@@ -143,6 +174,7 @@ fn a_vanished_client_leaves_its_connection_behind() {
         let report = report(&reconnect(&server, &["--end", end]));
         assert_eq!(report["connected"], true, "{end}: {report}");
         assert_eq!(report["syn_retransmits"], 1, "{end}: {report}");
+        assert_eq!(report["challenged"], true, "{end}: {report}");
     }
 }
 
@@ -437,4 +469,32 @@ fn questions_go_on_until_a_line_comes() {
     assert_eq!(report["answers"], report["questions"], "{report}");
     assert_eq!(report["servers"]["rs1"], report["answers"], "{report}");
     assert!(client.wait().unwrap().success());
+}
+
+#[test]
+fn many_flows_come_back_at_once() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let mut flows = Command::new(HARNESS)
+        .args(["flows", "--over", "50ms"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut tell = flows.stdin.take().unwrap();
+    let mut said = BufReader::new(flows.stdout.take().unwrap()).lines();
+    let ends = ["fin", "server-rst", "client-rst", "client-fin"];
+
+    for end in ends {
+        writeln!(tell, "{end} {} {} {end}", client_addr(), server.addr).unwrap();
+    }
+    writeln!(tell).unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), r#"{"ended":4}"#);
+    writeln!(tell).unwrap();
+    for end in ends {
+        let report: Value = serde_json::from_str(&said.next().unwrap().unwrap()).unwrap();
+        assert_eq!(report["name"], end, "{report}");
+        assert_nothing_lost(&report, end);
+    }
+    assert!(said.next().is_none());
+    assert!(flows.wait().unwrap().success());
 }
