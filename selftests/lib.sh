@@ -182,7 +182,8 @@ in_ns() { nsenter --net="/run/netns/$1" -- "${@:2}"; }
 sysctl_set() { echo "$2" >"/proc/sys/net/$1" || bail_out "cannot set net/$1 to $2"; }
 
 # setup_network N: a client, and the real servers rs1 to rsN. Sets `client` and `servers`,
-# the names of their namespaces (servers[1] is rs1's).
+# the names of their namespaces (servers[1] is rs1's). Namespaces that a script makes besides
+# go into `more_namespaces`, to be deleted with these.
 setup_network()
 {
 	local suffix=$$-$RANDOM n ns
@@ -190,6 +191,7 @@ setup_network()
 	harness_pids=()
 	client=client-$suffix
 	servers=()
+	more_namespaces=()
 	for ((n = 1; n <= $1; n++)); do
 		servers[n]=rs$n-$suffix
 	done
@@ -298,5 +300,6 @@ start_console()
 cleanup_network()
 {
 	[ -z "${harness_pids[*]}" ] || kill "${harness_pids[@]}"
-	[ -z "$client" ] || printf 'netns delete %s\n' "$client" "${servers[@]}" | ip -force -batch -
+	[ -z "$client" ] || printf 'netns delete %s\n' "$client" "${servers[@]}" "${more_namespaces[@]}" |
+		ip -force -batch -
 } 2>/dev/null

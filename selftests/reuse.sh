@@ -76,6 +76,7 @@ begin_director()
 # (`'7 -6'` for IPv6); METHOD is -m, -g or -i, maybe with the kind of tunnel; PORT is theirs.
 # `drain` and so on know it by `PROTO ADDR`.
 declare -A method_of=() server_port=()
+scheduler=rr
 to_restore=
 service()
 {
@@ -84,7 +85,7 @@ service()
 	[ "$1" != --sctp-service ] || [ $sctp = yes ] || return 0
 	method_of[$1 $2]=$3
 	server_port[$1 $2]=$4
-	to_restore+="-A $1 $2 -s rr ${*:5}"$'\n'
+	to_restore+="-A $1 $2 -s $scheduler ${*:5}"$'\n'
 	for n in ${only:-"${!servers[@]}"}; do
 		to_restore+="-a $1 $2 -r $(server_of "$1 $2" "$n") $3"$'\n'
 	done
@@ -139,13 +140,16 @@ change()
 	ipvsadm "$1" $2 -r "$(server_of "$2" "${first#rs}")" ${method_of[$2]} "${@:3}"
 }
 
+# The /proc/net of the director that is asked.
+proc_net=/proc/net
+
 # entry_is PATTERN: whether IPVS has an entry of the last client port in such a state.
 entry_is()
 {
 	local from entries
 
 	printf -v from %04X "$port"
-	mapfile entries </proc/net/ip_vs_conn
+	mapfile entries <"$proc_net/ip_vs_conn"
 	[[ ${entries[*]} =~ \ $from\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ ($1)\  ]]
 }
 
@@ -281,7 +285,7 @@ stays() { [ "$second" = "$first" ] || fault "had $first, has ${second:-nothing}"
 # The module's counters are a line each, always in the same order.
 note_counters()
 {
-	[ "$half" = stock ] || mapfile -t counters </proc/net/ip_vs_reuse
+	[ "$half" = stock ] || mapfile -t counters <"$proc_net/ip_vs_reuse"
 }
 
 # Sets `evictions` to what the module has counted since then, like `evicted_tcp_closed 1`.
@@ -293,7 +297,7 @@ count_since()
 	local now n more
 
 	counted=''
-	mapfile -t now </proc/net/ip_vs_reuse
+	mapfile -t now <"$proc_net/ip_vs_reuse"
 	for n in "${!now[@]}"; do
 		more=$((${now[n]#* } - ${counters[n]#* }))
 		# shellcheck disable=SC2053 # a pattern

@@ -140,7 +140,7 @@ label_of=(
 	[deleted_then_expiring]="still open, deleted, then expire_nodest_conn=1"
 	[deleted_then_expiring_ipv6]="still open, deleted, then expire_nodest_conn=1, IPv6"
 	[deleted_then_expiring_closed]="server's RST, deleted, then expire_nodest_conn=1"
-	[deleted_then_expiring_mode_0]="the same with conn_reuse_mode=0"
+	[deleted_then_expiring_mode_0]="server's RST, deleted, then expiry, conn_reuse_mode=0"
 	[deleted_and_back]="server's RST, server deleted and added again"
 	[deleted_and_back_open]="a live flow stays, server deleted and added again"
 	[all_drained]="still open, all servers drained"
@@ -671,20 +671,20 @@ sip_reconnect() { reconnect "$sip" "$1" --proto udp --end hold --call-id "$2@cli
 # Schedulers of which each client, or each service, has one server, go back to it.
 every_scheduler()
 {
-	local scheduler all=$schedulers tried=0 lost=0 known
+	local each all=$schedulers tried=0 lost=0 known
 
 	settings 1 0
 	[ "$half" = stock ] || all+=" p2c"
-	for scheduler in $all; do
+	for each in $all; do
 		known=${#faults[@]}
-		ipvsadm -E -t "$nat" -s "$scheduler" || fault "ipvsadm -s $scheduler"
+		ipvsadm -E -t "$nat" -s "$each" || fault "ipvsadm -s $each"
 		reconnect "$nat" "settled CLOSE" --end server-rst
 		first_packet lost
-		case $scheduler in
+		case $each in
 		fo | ovf | lblc | lblcr | dh | sh | mh) stays ;;
 		esac
 		evicts tcp_closed
-		((${#faults[@]} == known)) || fault "that was $scheduler"
+		((${#faults[@]} == known)) || fault "that was $each"
 		tried=$((tried + 1))
 		[ "$syn_retransmits" = 0 ] || lost=$((lost + 1))
 	done
