@@ -207,12 +207,10 @@ reconnect()
 		ask ""
 	fi
 	[[ $line = *connected* ]] || fault "no report: $line"
-	for name in first second seen_as ms syn_retransmits connected timed_out; do
+	for name in first second seen_as ms syn_retransmits connected timed_out refused; do
 		[[ $line =~ \"$name\":\"?([^,\"}]*) ]]
 		printf -v "$name" %s "${BASH_REMATCH[1]:-}"
 	done
-	refused=
-	[[ $line != *refused* ]] || refused=yes
 	ms=${ms%.*}
 }
 
@@ -237,9 +235,9 @@ first_packet()
 	[ "$half" = stock ] || expected=${2:-kept}
 	if [ "$timed_out" = true ]; then
 		seen=never outcome="no connection" result=$'timeout\t1'
-	elif [ -n "$refused" ] && [ "$syn_retransmits" != 0 ]; then
+	elif [ "$refused" = true ] && [ "$syn_retransmits" != 0 ]; then
 		seen=refused_late outcome="refused late ($ms ms)" result=$ms$'\t1'
-	elif [ -n "$refused" ]; then
+	elif [ "$refused" = true ]; then
 		seen=refused
 		found "refused"
 	elif [ "$syn_retransmits" != 0 ]; then
