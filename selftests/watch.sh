@@ -156,7 +156,7 @@ start_watch()
 look()
 {
 	seen=() summary=
-	kill -USR1 "$watch_pid"
+	kill -USR1 "$watch_pid" 2>/dev/null
 	read_to_summary
 }
 
@@ -178,7 +178,7 @@ stop_watch()
 {
 	local rest
 
-	kill -"$1" "$watch_pid"
+	kill -"$1" "$watch_pid" 2>/dev/null
 	mapfile -t rest <&"$watch_out"
 	seen+=("${rest[@]}")
 	exec {watch_out}<&-
