@@ -42,7 +42,8 @@ need_modules ip_vs ip_vs_fo nf_conntrack nft_ct veth
 need_harness
 
 # Each end, as the harness calls it; and the state in which IPVS then has the entry. The order is
-# that in which the flows end: last come those that IPVS forgets in ten seconds.
+# that in which the flows end: last come those that IPVS forgets in ten seconds. They are the first
+# to come back.
 endings="server_fin client_fin both_fin unanswered vanished half_closed server_rst client_rst refused"
 declare -A end=(
 	[server_fin]=fin [client_fin]=client-fin [both_fin]=both-fin
@@ -232,7 +233,7 @@ others_are_not()
 	for flow in "${flows[@]}"; do
 		[[ $expire,$flow != 1,*/deleted/* && $expire,$flow != 1,*/readded/* ]] || continue
 		why="$flow: its entry has ${seconds[${port_of[$flow]}]:-0} seconds left"
-		((${seconds[${port_of[$flow]}]:-0} >= 3)) || return
+		((${seconds[${port_of[$flow]}]:-0} >= 5)) || return
 	done
 }
 

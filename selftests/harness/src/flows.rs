@@ -53,13 +53,13 @@ pub fn flows(over: Duration, timeout: Duration) -> anyhow::Result<()> {
     }
     net::print_json(&serde_json::json!({ "ended": flows.len() }))?;
     reconnect::wait_for_line()?;
-    let turns = flows.iter().zip(firsts).zip(0..);
+    let turns = flows.iter().zip(firsts).rev().zip(0..);
     let reports = at_once(turns, |((flow, first), turn)| {
         thread::sleep(each * turn);
         let report = flow.client(timeout).second(first);
         report.with_context(|| flow.name.clone())
     })?;
-    for (flow, report) in flows.iter().zip(reports) {
+    for (flow, report) in flows.iter().zip(reports.into_iter().rev()) {
         net::print_json(&NamedReport {
             name: &flow.name,
             report,

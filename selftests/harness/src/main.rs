@@ -97,7 +97,8 @@ enum Role {
     /// Standard input lists them, a line each, `NAME FROM TO END`, and an empty line after the
     /// last. When all first connections are open, those that end alike end at the same time, in
     /// the order of the list. It says so by a line, and waits for one before it makes the second
-    /// connections. Then it reports a line of JSON for each flow.
+    /// connections, at the same time, but the last of the list first. Then it reports a line of
+    /// JSON for each flow.
     #[command(verbatim_doc_comment)]
     Flows {
         /// Begin the second connections one after the other, evenly over this time
