@@ -341,24 +341,26 @@ meanwhile()
 # A flow from the same port to another service goes on, with its conntrack.
 two_services()
 {
-	local other_server noted now
+	local other_server
 
 	settings 1 0
 	client_is=other reconnect "$other" other_service --end live
 	goes_on
 	[ "$second" = "$other_server" ] || fault "the other flow had $other_server, has $second"
-	now=$(conntrack_to "$other")
-	[ "$now" = "$noted" ] || fault "its conntrack was $noted, is $now"
 }
 
 other_service()
 {
-	other_server=$first noted=$(conntrack_to "$other")
-	[ -n "$noted" ] || fault "no conntrack for the other flow"
+	local now
+
+	other_server=$first
+	note_conntrack_to "$other"
 	client_is=client meanwhile "$nat" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
 	evicts tcp_closed
+	now=$(conntrack_to "$other")
+	[ "$now" = "$noted" ] || fault "the other flow's conntrack was $noted, is $now"
 }
 
 # The conntrack from the client's last port to a service: its state, and its id, which is made
