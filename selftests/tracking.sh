@@ -468,11 +468,12 @@ forbid_new()
 	rules <<-END
 		chain input {
 			type filter hook input priority filter
-			tcp dport 80 ct state new counter drop comment "caught"
+			tcp sport $port tcp dport 80 ct state new counter drop comment "caught"
 		}
 	END
 }
 
+# A slow machine may send one more while the client gives up.
 is_caught()
 {
 	local sent=$((syn_retransmits + 1))
@@ -481,7 +482,7 @@ is_caught()
 	count_packets
 	no_rules
 	[ "$timed_out" = true ] || fault "a connection came past the rule"
-	[ "${packets[caught]:-}" = "$sent" ] ||
+	((${packets[caught]:-0} >= sent)) ||
 		fault "the rule had to catch $sent packets, and caught ${packets[caught]:-none}"
 	found "caught"
 }
