@@ -234,7 +234,7 @@ server_rst_masqueraded()
 }
 
 # IPVS looks for what it leaves behind in the default zone only: the old conntrack stays, and
-# leads every later packet to the old server.
+# what the new server answers clashes with it.
 server_rst_in_zone()
 {
 	settings 1 0

@@ -32,13 +32,13 @@ cases="zone_ipv6 zone_original zone_original_ipv6 zone_of_interface zone_of_mark
 	notrack notrack_ipv6 notrack_since notrack_until switched_off switched_on
 	flowtable flowtable_for_others
 	masqueraded masqueraded_ipv6 snat masqueraded_since dnat_since dnat_of_others dnat_before
-	synproxy_fin synproxy_drained
 	caught caught_ipv6 caught_drained caught_drained_ipv6
 	seen_as_new seen_as_new_ipv6 counted_from_zero limited connections_at_once
 	events events_ipv6
 	loose_0 liberal invalid_rst deleted_by_hand timed_out_first expected reply reply_established
 	sctp_client_abort sctp_abort_ipv6 sctp_abort_drained sctp_open_drained sctp_shutdown_ipv6
-	udp_questions udp_questions_ipv6"
+	udp_questions udp_questions_ipv6
+	synproxy_fin synproxy_drained"
 
 ##############################################################################
 # The director
@@ -468,7 +468,7 @@ forbid_new()
 	rules <<-END
 		chain input {
 			type filter hook input priority filter
-			tcp sport $port tcp dport 80 ct state new counter drop comment "caught"
+			tcp sport $port tcp dport 80 tcp flags & (syn | ack) == syn ct state new counter drop comment "caught"
 		}
 	END
 }
@@ -548,7 +548,7 @@ limited()
 	rules <<-END
 		chain input {
 			type filter hook input priority filter
-			tcp dport 80 ct state new limit rate over 1/day burst 1 packets counter drop comment "caught"
+			tcp dport 80 tcp flags & (syn | ack) == syn ct state new limit rate over 1/day burst 1 packets counter drop comment "caught"
 		}
 	END
 	reset_and_reconnect "$nat" "" --timeout 1.5s
@@ -746,9 +746,9 @@ nat_rules()
 # is_translated [ADDR]: whether the second server has seen the director's address, or ADDR.
 is_translated()
 {
-	case ${1:-$seen_as} in
-	"10.2.${second#rs}.1" | "fd00:2:${second#rs}::1") ;;
-	*) [ "$seen_as" = "${1:-}" ] || fault "seen as $seen_as" ;;
+	case $seen_as in
+	"${1:-10.2.${second#rs}.1}" | "${1:-fd00:2:${second#rs}::1}") ;;
+	*) fault "seen as $seen_as" ;;
 	esac
 }
 
