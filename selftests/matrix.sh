@@ -500,7 +500,6 @@ begin_for_the_last_time()
 	done
 	start_afresh
 	settings 1,0,1
-	ipvsadm --set 10 0 0
 	each_service first_to_rs1
 	begin "$@" || [ -n "$are_waiting" ] || bail_out "$why"
 	each_service then_to_rs2
@@ -628,10 +627,12 @@ run_half()
 	local name
 
 	run_columns
+	ipvsadm --set 10 0 0
 	for name in long_gone just_expiring; do
 		is_chosen "$name" || continue
 		check "$name" "$half: ${label_of[$name]}"
 	done
+	ipvsadm --set 900 0 0
 }
 
 skip_half()
