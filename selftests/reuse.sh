@@ -58,6 +58,7 @@ modprobe -q sctp || sctp=no
 begin_director()
 {
 	setup_network "$1"
+	netns=$(stat -Lc %i /proc/self/ns/net)
 	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
 	sysctl_set ipv4/vs/conntrack 1
 	# Without a rule about connections nothing is tracked, and the fault cannot show.
@@ -259,7 +260,8 @@ first_packet()
 }
 
 # witness_says EVENT: sets `count` to the number of packets from the last client port that were
-# dropped for a stale conntrack, or whose conntrack was evicted; false without a witness.
+# dropped for a stale conntrack, or whose conntrack was evicted; false without a witness. Like
+# the module's counters, evictions are those on this director; a script may have two.
 witness_says()
 {
 	local line
@@ -269,6 +271,7 @@ witness_says()
 	witness_seen=yes
 	count=0
 	for line in "${witness[@]}"; do
+		[[ $1 != evict || $line = *"\"netns\":$netns,"* ]] || continue
 		[[ $line != *"\"event\":\"$1\""*":$port\""*'"reason":"'@(closed|drained|gone)'"'* ]] || count=$((count + 1))
 	done
 }

@@ -300,9 +300,10 @@ impl Record {
                 controlled: self.has(CONTROLLED),
                 controlling: self.has(CONTROLLING),
             },
-            server: self.has(SERVER).then(|| Server {
-                drained: self.weight == 0,
-                available: self.has(AVAILABLE),
+            // Where it knows none, IPVS asks about none: the flow may have ended all the same.
+            server: Some(Server {
+                drained: self.has(SERVER) && self.weight == 0,
+                available: !self.has(SERVER) || self.has(AVAILABLE),
             }),
             settings: Settings {
                 conn_reuse_mode: self.conn_reuse_mode,
@@ -497,7 +498,8 @@ mod tests {
             r.flags = 0x0001_0183; // NFCT, INACTIVE, NOOUTPUT, DROUTE
         };
         assert_eq!(why(one_way), Reason::Closed);
-        assert_eq!(why(|r| r.known &= !SERVER), Reason::Other);
+        // conn_reuse_mode does not ask about the server.
+        assert_eq!(why(|r| r.known &= !SERVER), Reason::Closed);
     }
 
     #[test]
