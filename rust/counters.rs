@@ -49,8 +49,6 @@ counters! {
     LeftControlling = c"left_controlling",
     /// Left alone: IPVS drops the packet, its server is gone and `expire_nodest_conn` is 0.
     LeftUnavailable = c"left_unavailable",
-    /// Left alone: the entry has no real server.
-    LeftNoServer = c"left_no_server",
     /// Left alone: the packet is damaged.
     LeftBadChecksum = c"left_bad_checksum",
     /// Left alone: there is no conntrack to evict.
@@ -82,7 +80,6 @@ impl Event {
 impl From<Kept> for Event {
     fn from(kept: Kept) -> Self {
         match kept {
-            Kept::NoServer => Event::LeftNoServer,
             Kept::InUse => Event::LeftInUse,
             Kept::Controlling => Event::LeftControlling,
             Kept::Unavailable => Event::LeftUnavailable,

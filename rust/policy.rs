@@ -6,8 +6,7 @@
 //! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) for a packet
 //! that arrives with a *confirmed* conntrack: exactly where that function schedules the flow
 //! again, and drops the packet because its conntrack cannot follow, [`decide`] says
-//! [`Verdict::Evict`]; entries without a real server are left to IPVS. It never changes which
-//! flows are scheduled again.
+//! [`Verdict::Evict`]. It never changes which flows are scheduled again.
 //!
 //! Pure functions of plain values: any context, and the same code is tested on the host
 //! against a table of every combination of its inputs (`selftests/host`).
@@ -72,7 +71,8 @@ pub struct Situation {
     pub opener: Opener,
     /// The entry it matches.
     pub entry: Entry,
-    /// The entry's real server; `None` where IPVS knows none.
+    /// The entry's real server; `None` where IPVS knows none, as on a director that got the entry
+    /// by synchronization.
     pub server: Option<Server>,
     /// The settings in force.
     pub settings: Settings,
@@ -92,8 +92,6 @@ pub enum Reason {
 /// Why the packet stays with the old entry, or is none of our business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// The entry has no real server.
-    NoServer,
     /// IPVS goes on with the old flow.
     InUse,
     /// It would be rescheduled if other entries did not depend on it.
@@ -111,18 +109,17 @@ pub enum Verdict {
     Leave(Kept),
 }
 
-/// Decides as `ip_vs_in_hook()` does, for entries that have a real server. Reads nothing but
-/// its argument.
+/// Decides as `ip_vs_in_hook()` does. Reads nothing but its argument.
 #[inline]
 pub fn decide(s: &Situation) -> Verdict {
-    let Some(server) = s.server else {
-        return Verdict::Leave(Kept::NoServer);
-    };
+    // Of a server that it does not know IPVS asks nothing: the flow may have ended all the same.
+    let drained = s.server.is_some_and(|server| server.drained);
+    let available = s.server.is_none_or(|server| server.available);
     let mut kept = Kept::InUse;
 
     // Only these are `is_new_conn()`.
     if matches!(s.opener, Opener::TcpSyn | Opener::SctpInit) {
-        if s.settings.expire_nodest_conn && server.drained {
+        if s.settings.expire_nodest_conn && drained {
             return Verdict::Evict(Reason::Drained);
         }
         if may_be_reused(s) {
@@ -133,7 +130,7 @@ pub fn decide(s: &Situation) -> Verdict {
         }
     }
 
-    match (server.available, s.settings.expire_nodest_conn) {
+    match (available, s.settings.expire_nodest_conn) {
         (true, _) => Verdict::Leave(kept),
         (false, true) => Verdict::Evict(Reason::Gone),
         (false, false) => Verdict::Leave(Kept::Unavailable),

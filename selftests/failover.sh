@@ -182,7 +182,7 @@ then_by_backup()
 # by the backup, from the same port, and ends by END; the director knows it to be in STATE.
 back()
 {
-	proc_net=/proc/net
+	proc_net=/proc/self/net
 	reconnect "$1" "visit_backup $*" --end hold
 }
 
@@ -331,15 +331,15 @@ unknown_client_rst()
 	both_settings 1 0
 	over "$alien" "settled CLOSE" --end client-rst
 	first_packet kept
-	leaves no_server
+	leaves no_conntrack
 }
 
 unknown_stale()
 {
 	both_settings 1 0
 	over "$alien" visited --end server-rst
-	first_packet lost lost
-	evicts
+	first_packet lost
+	evicts tcp_closed
 }
 
 visited()

@@ -58,7 +58,6 @@ modprobe -q sctp || sctp=no
 begin_director()
 {
 	setup_network "$1"
-	netns=$(stat -Lc %i /proc/self/ns/net)
 	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
 	sysctl_set ipv4/vs/conntrack 1
 	# Without a rule about connections nothing is tracked, and the fault cannot show.
@@ -142,7 +141,7 @@ change()
 }
 
 # The /proc/net of the director that is asked.
-proc_net=/proc/net
+proc_net=/proc/self/net
 
 # entry_is PATTERN: whether IPVS has an entry of the last client port in such a state.
 entry_is()
@@ -261,15 +260,16 @@ first_packet()
 
 # witness_says EVENT: sets `count` to the number of packets from the last client port that were
 # dropped for a stale conntrack, or whose conntrack was evicted; false without a witness. Like
-# the module's counters, evictions are those on this director; a script may have two.
+# the module's counters, evictions are those of the director that is asked.
 witness_says()
 {
-	local line
+	local line netns
 
 	have_witness || return
 	[ $witness_seen = yes ] || witnessed
 	witness_seen=yes
 	count=0
+	netns=$(stat -Lc %i "${proc_net%/net}/ns/net")
 	for line in "${witness[@]}"; do
 		[[ $1 != evict || $line = *"\"netns\":$netns,"* ]] || continue
 		[[ $line != *"\"event\":\"$1\""*":$port\""*'"reason":"'@(closed|drained|gone)'"'* ]] || count=$((count + 1))

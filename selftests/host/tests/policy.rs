@@ -348,12 +348,12 @@ const CASES: u32 = (11 + 14 + 1) * 4 * 4 * 13 * 8 * 3;
 const TCP_CLOSED: u32 = 2 * 4 * 7 + 2 * 4;
 /// The same for SCTP CLOSED.
 const SCTP_CLOSED: u32 = 4 * 7;
-/// By weight: 4 servers, 2 values of expire_nodest_conn. By reuse: all other pairs of the two. By
-/// status: what is not by reuse, 4 servers that have weight, 2 values.
+/// By weight: 4 servers, 2 values of expire_nodest_conn. By reuse: all other pairs of the two, no
+/// server too. By status: what is not by reuse, 4 servers that have weight, 2 values.
 const fn evictions(states: u32, closed: u32) -> u32 {
     let (by_weight, by_status) = (4 * 2, 4 * 2);
     let all = states * 4 * 4 * 8;
-    all * by_weight + closed * (12 * 3 - by_weight) + (all - closed) * by_status
+    all * by_weight + closed * (13 * 3 - by_weight) + (all - closed) * by_status
 }
 /// A status alone: 6 servers, 2 values of expire_nodest_conn.
 const fn by_status(states: u32) -> u32 {
@@ -363,16 +363,11 @@ const EVICTIONS: u32 = evictions(11, TCP_CLOSED) + evictions(14, SCTP_CLOSED) + 
 /// With 16 combinations of TCP flags, 20 types of SCTP chunks.
 const FRAGMENTS: u32 = 16 * by_status(11) + 20 * by_status(14) + by_status(1);
 /// Of the TCP segments, 8 have SYN, and 7 of these another flag.
-const NO_SERVER: u32 = (8 * TCP_CLOSED + SCTP_CLOSED) * 3;
 const ODD_SYNS: u32 = 7 * evictions(11, TCP_CLOSED);
 const NO_OPENERS: u32 = 8 * by_status(11) + 19 * by_status(14);
 
 /// What the policy must say where stock does that to a packet with a confirmed conntrack.
 fn expected(raw: &Raw) -> Verdict {
-    if raw.cp.dest.is_none() {
-        // By design, even where stock drops.
-        return Verdict::Leave(Kept::NoServer);
-    }
     match ip_vs_in_hook(raw) {
         Fate::DroppedForConntrack(Branch::Weight) => Verdict::Evict(Reason::Drained),
         Fate::DroppedForConntrack(Branch::Reuse) => Verdict::Evict(Reason::Closed),
@@ -490,12 +485,12 @@ fn an_evicted_packet_is_scheduled_by_the_same_branch() {
 
 /// Stock drops more packets for their conntrack than the module saves. These, and no others: it
 /// does not look at fragments, nor at TCP segments with SYN and ACK, RST or FIN, nor at anything
-/// but openers for a server that is gone, nor at entries without a real server.
+/// but openers for a server that is gone.
 #[test]
 fn what_stock_drops_and_the_module_leaves_is_known() {
-    let mut left = [0u32; 4];
+    let mut left = [0u32; 3];
 
-    for_each_raw(|raw @ Raw { skb, cp, .. }| {
+    for_each_raw(|raw @ Raw { skb, .. }| {
         let evicts = matches!(
             situation(&raw).as_ref().map(decide),
             Some(Verdict::Evict(_))
@@ -510,16 +505,13 @@ fn what_stock_drops_and_the_module_leaves_is_known() {
         left[if skb.fragoffs != 0 {
             assert_eq!(branch, Branch::Status);
             0
-        } else if cp.dest.is_none() {
-            assert_eq!(branch, Branch::Reuse);
-            1
         } else if skb.syn {
             assert!(skb.ack || skb.rst || skb.fin);
-            2
+            1
         } else {
             assert_eq!(branch, Branch::Status);
-            3
+            2
         }] += 1;
     });
-    assert_eq!(left, [FRAGMENTS, NO_SERVER, ODD_SYNS, NO_OPENERS]);
+    assert_eq!(left, [FRAGMENTS, ODD_SYNS, NO_OPENERS]);
 }

@@ -62,7 +62,6 @@ const IPPROTO_SCTP: u8 = 132;
 
 // include/uapi/linux/ip_vs.h
 const IP_VS_CONN_F_NOOUTPUT: u32 = 0x0080;
-const IP_VS_CONN_F_NFCT: u32 = 1 << 16;
 
 // include/uapi/linux/netfilter/nf_conntrack_common.h
 const IPS_SEEN_REPLY: u32 = 1 << 1;
@@ -257,9 +256,7 @@ impl Record {
         match decide(&situation) {
             // What ip_vs_conn_uses_old_conntrack() asks.
             Decision::Evict(reason)
-                if self.flags & IP_VS_CONN_F_NFCT != 0
-                    && self.has(CONNTRACK)
-                    && self.ct_status & IPS_CONFIRMED != 0 =>
+                if self.has(CONNTRACK) && self.ct_status & IPS_CONFIRMED != 0 =>
             {
                 reason.into()
             }
@@ -300,10 +297,9 @@ impl Record {
                 controlled: self.has(CONTROLLED),
                 controlling: self.has(CONTROLLING),
             },
-            // Where it knows none, IPVS asks about none: the flow may have ended all the same.
-            server: Some(Server {
-                drained: self.has(SERVER) && self.weight == 0,
-                available: !self.has(SERVER) || self.has(AVAILABLE),
+            server: self.has(SERVER).then(|| Server {
+                drained: self.weight == 0,
+                available: self.has(AVAILABLE),
             }),
             settings: Settings {
                 conn_reuse_mode: self.conn_reuse_mode,
@@ -382,7 +378,7 @@ mod tests {
         }
         bytes.extend(6_u16.to_ne_bytes());
         for word in [
-            IP_VS_CONN_F_NFCT,
+            0, // flags
             ENTRY | SERVER | AVAILABLE | CONNTRACK,
             1, // weight
             1, // conn_reuse_mode
@@ -462,7 +458,6 @@ mod tests {
         assert_eq!(why(|_| {}), Reason::Closed);
         assert_eq!(why(|r| r.ct_status = 0), Reason::NotScheduled);
         assert_eq!(why(|r| r.known &= !CONNTRACK), Reason::NotScheduled);
-        assert_eq!(why(|r| r.flags = 0), Reason::NotScheduled);
     }
 
     #[test]
@@ -495,7 +490,7 @@ mod tests {
         assert_eq!(why(half_closed), Reason::Other);
         let one_way = |r: &mut Record| {
             half_closed(r);
-            r.flags = 0x0001_0183; // NFCT, INACTIVE, NOOUTPUT, DROUTE
+            r.flags = 0x0183; // INACTIVE, NOOUTPUT, DROUTE
         };
         assert_eq!(why(one_way), Reason::Closed);
         // conn_reuse_mode does not ask about the server.
