@@ -259,10 +259,17 @@ impl Client {
                     (info.tcpi_total_retrans, bare)
                 }
             };
+            let answered = start.elapsed();
             let flow = connected.and_then(|()| Flow::greeted(socket, deadline));
+            let took = match self.proto {
+                // Data may overtake the COOKIE ACK, from another processor, and is then late by a
+                // timeout of the server's.
+                Proto::Sctp => answered,
+                _ => start.elapsed(),
+            };
             return Ok(Attempt {
                 flow,
-                took: start.elapsed(),
+                took,
                 retransmits,
                 bare_segments,
             });
