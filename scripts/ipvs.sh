@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: ipvs.sh VARIANT
+#
+# Builds another IPVS for Linux $KERNEL, in a directory of the cache that is named for what it is
+# made from, and prints that directory as it is called in the build root: ip_vs.ko is there, to
+# be loaded in place of the stock one. No kernel is built.
+#
+#   patched    with the series for that kernel, patches/SERIES
+#   NAME       as kernels once were: selftests/baselines/NAME.patch
+#
+# The patches are put on by git am, on a copy-on-write view of the kernel's directory.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+if [ "${1:-}" != --inside ]; then
+	variant=${1:?a variant: patched, or one of selftests/baselines}
+	release=$("$top/scripts/kernel.sh")
+	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
+	case $variant in
+	patched) patches=("patches/$series"/000[1-9]-*.patch) ;;
+	*) patches=("selftests/baselines/$variant.patch") ;;
+	esac
+	cd "$top"
+	[ -e "${patches[0]}" ] || die "there is no ${patches[0]}"
+	name=ipvs-$variant-$release-$(key "$0" "${patches[@]}" "$root/usr/src/rust-linux-$release/.complete")
+
+	[ -e "$cache/$name" ] || lock ipvs
+	if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
+		rm -rf "$cache/$name.new"
+		mkdir "$cache/$name.new"
+		step "$cache/log/ipvs.log" "building IPVS for Linux $release, $variant" \
+			"$top/scripts/enter.sh" "scripts/ipvs.sh" --inside "$release" "/cache/$name.new" "${patches[@]}"
+		mv "$cache/$name.new" "$cache/$name"
+	fi
+	echo "/cache/$name"
+	exit
+fi
+shift
+
+release=$1 to=$2
+shift 2
+patches=("${@/#//src/}")
+
+mkdir /tmp/{changed,work,kernel}
+mount -t overlay overlay /tmp/kernel \
+	-o "lowerdir=/usr/src/rust-linux-$release,upperdir=/tmp/changed,workdir=/tmp/work"
+cd /tmp/kernel
+git init -q
+git config user.name nobody
+git config user.email nobody@localhost
+# All that the patches change, and no more of the kernel.
+sed -n 's|^--- a/||p' "${patches[@]}" | sort -u | xargs git add -f
+git commit -q -m base
+git am "${patches[@]}"
+make -j"$(nproc)" M=net/netfilter/ipvs W=1 modules
+cp net/netfilter/ipvs/ip_vs.ko "$to/"
