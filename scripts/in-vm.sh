@@ -6,6 +6,8 @@
 # Runs COMMAND in a machine with Linux $KERNEL. MODULE is the module there, HARNESS the traffic
 # program, WATCH ipvs-watch; variables named in VM_ENV are handed on. With --shell: a prompt
 # there, the module loaded.
+#
+# IPVS: a variant that ipvs.sh builds; the variable names its directory there
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -15,6 +17,7 @@ MODULE=$("$top/scripts/module.sh")/ip_vs_reuse.ko
 programs=$("$top/scripts/harness.sh")
 HARNESS=$programs/harness
 WATCH=$programs/ipvs-watch
-VM_ENV="MODULE HARNESS WATCH V ${VM_ENV:-}"
-export MODULE HARNESS WATCH V VM_ENV
+VM_ENV="MODULE HARNESS WATCH V IPVS ${VM_ENV:-}"
+[ -z "${IPVS:-}" ] || IPVS=$("$top/scripts/ipvs.sh" "$IPVS")
+export MODULE HARNESS WATCH V IPVS VM_ENV
 exec "$top/scripts/vm.sh" "$release" "$@"

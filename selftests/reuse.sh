@@ -7,7 +7,8 @@
 # the stock kernel, where the fault must show just where it is known to, and then with the
 # module: no first packet may be lost, and the server must be the right one. Three witnesses
 # have to agree: the client (its retransmissions and its time), the module's counters, and
-# ipvs-watch, which sees IPVS drop the packet.
+# ipvs-watch, which sees IPVS drop the packet. Where an IPVS that evicts by itself (patches/)
+# is in place of the stock one, it has to do as well without the module.
 #
 # A script has
 #   cases      their names, in their order; a case is a function of that name
@@ -16,10 +17,13 @@
 #              start_traffic
 # and ends with `run_both_halves "$@"`, which takes names of cases as arguments.
 #
-# MODULE:  the module to insert; without it only the stock half runs
+# MODULE:  the module to insert; without it only the first half runs
+# IPVS:    set if the IPVS that is loaded is a patched one
 # HARNESS: the traffic program
 # WATCH:   ipvs-watch
-# RESULTS: a file to append to, one line a case, for `harness table`
+# RESULTS: a file to append to, a line for each time that a case runs, for `harness table`
+# COLUMN:  the table's column, if not the one that is named for the half
+# MODE:    a conn_reuse_mode for all cases, whatever they want
 
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib.sh
@@ -120,7 +124,7 @@ start_traffic()
 # settings MODE EXPIRE: conn_reuse_mode and expire_nodest_conn.
 settings()
 {
-	sysctl_set ipv4/vs/conn_reuse_mode "$1"
+	sysctl_set ipv4/vs/conn_reuse_mode "${MODE:-$1}"
 	sysctl_set ipv4/vs/expire_nodest_conn "$2"
 }
 
@@ -164,8 +168,11 @@ conntrack_id() { conntrack -L -p tcp --orig-port-src "$port" -o id 2>/dev/null |
 ##############################################################################
 # What a case is made of
 
-# Which half runs. Each connection of a half has a client port that no other case uses.
-half=stock
+# Which half runs: `stock` or `patched`, then `module`. Each connection of a half has a client
+# port that no other case uses.
+plain=${IPVS:+patched}
+plain=${plain:-stock}
+half=$plain
 inserted=
 port=20000
 
@@ -175,7 +182,6 @@ witness_seen=no
 # What the case that runs has found for the table: `MILLISECONDS<TAB>LOST`, where LOST is 0 or
 # 1, or `WORDS<TAB>-`.
 result=
-declare -A results=()
 
 # Where a client is, and its addresses.
 declare -A address_of=([client]=10.0.0.2 [director]=10.2.1.1)
@@ -278,7 +284,9 @@ witness_says()
 
 goes_elsewhere()
 {
-	[ -z "$second" ] || [ "$second" != "$first" ] || fault "went to $second again"
+	[ -z "$second" ] || [ "$second" != "$first" ] && return
+	fault "went to $second again"
+	found "old server"
 }
 
 stays() { [ "$second" = "$first" ] || fault "had $first, has ${second:-nothing}"; }
@@ -286,7 +294,7 @@ stays() { [ "$second" = "$first" ] || fault "had $first, has ${second:-nothing}"
 # The module's counters are a line each, always in the same order.
 note_counters()
 {
-	[ "$half" = stock ] || mapfile -t counters <"$proc_net/ip_vs_reuse"
+	[ "$half" != module ] || mapfile -t counters <"$proc_net/ip_vs_reuse"
 }
 
 # Sets `evictions` to what the module has counted since then, like `evicted_tcp_closed 1`.
@@ -354,21 +362,20 @@ run_cases()
 		fi
 		result=
 		check "$case" "$half: $label"
-		[ -z "$result" ] || results[$half,$case]=$result
+		[ -z "$result" ] || [ -z "${RESULTS:-}" ] || write_result "$case" >>"$RESULTS"
 	done
 	stop_witness
 }
 
-# What `harness table` reads: a line with the script's name, and one for each case.
-write_results()
+# What `harness table` reads.
+declare -A column_of=(
+	[stock]="stock kernel"
+	[patched]="patched IPVS"
+	[module]="with ip_vs_reuse"
+)
+write_result()
 {
-	local case none=$'-\t-'
-
-	basename "$0" .sh
-	for case in $cases; do
-		[ -z "${results[stock,$case]:-}" ] || printf '%s\t%s\t%s\n' "${label_of[$case]}" \
-			"${results[stock,$case]}" "${results[module,$case]:-$none}"
-	done
+	printf '%s\t%s\t%s\t%s\n' "$(basename "$0" .sh)" "${label_of[$1]}" "${COLUMN:-${column_of[$half]}}" "$result"
 }
 
 insert()
@@ -422,6 +429,5 @@ run_both_halves()
 			ktap_skip "module: ${label_of[$name]:-${label_of_check[$name]}}" "MODULE is not set"
 		done
 	fi
-	[ -z "${RESULTS:-}" ] || write_results >>"$RESULTS"
 	ktap_exit
 }

@@ -6,11 +6,18 @@
 # Runs kselftests one after the other and says how each ended, as KTAP; then the table of all
 # cases that ran on both kernels. Runs in the virtual machine; what a test prints goes on as it
 # comes.
+#
+# IPVS: a directory with an ip_vs.ko to be tested in place of the stock one
 
 cd "$(dirname "$0")" || exit
 
 RESULTS=$(mktemp)
 export RESULTS
+
+if [ -n "${IPVS:-}" ]; then
+	# What the stock one depends on, without itself.
+	modprobe ip_vs && rmmod ip_vs && insmod "$IPVS/ip_vs.ko" || exit
+fi
 
 failed=0
 for test in "$@"; do
@@ -22,5 +29,6 @@ for test in "$@"; do
 	lsmod | grep -q '^ip_vs_reuse ' && rmmod ip_vs_reuse
 done
 [ ! -s "$RESULTS" ] ||
-	"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)" | sed 's/^/# /'
+	"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)" |
+	sed 's/^/# /'
 exit $failed

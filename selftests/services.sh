@@ -533,7 +533,7 @@ pers_drained()
 	undrain -t "$pers"
 	case $half,$syn_retransmits in
 	stock,2) outcome="two packets lost ($ms ms)" result=$ms$'\t1' ;;
-	module,1) outcome="nothing lost ($ms ms)" result=$ms$'\t0' ;;
+	module,1 | patched,1) outcome="nothing lost ($ms ms)" result=$ms$'\t0' ;;
 	*) fault "SYNs sent again: $syn_retransmits ($ms ms)" ;;
 	esac
 	stays
@@ -674,7 +674,7 @@ every_scheduler()
 	local each all=$schedulers tried=0 lost=0 known
 
 	settings 1 0
-	[ "$half" = stock ] || all+=" p2c"
+	[ "$half" != module ] || all+=" p2c"
 	for each in $all; do
 		known=${#faults[@]}
 		ipvsadm -E -t "$nat" -s "$each" || fault "ipvsadm -s $each"
@@ -847,7 +847,7 @@ loaded_between()
 {
 	settings 1 0
 	remove_module
-	half=stock reconnect "$nat" "inserted_then settled CLOSE" --end server-rst
+	half=$plain reconnect "$nat" "inserted_then settled CLOSE" --end server-rst
 	mapfile -t counters < <(sed 's/ .*/ 0/' /proc/net/ip_vs_reuse)
 	first_packet lost
 	goes_elsewhere
@@ -864,7 +864,7 @@ unloaded_between()
 {
 	settings 1 0
 	reconnect "$nat" removed_when_closed --end server-rst
-	half=stock first_packet lost
+	half=$plain first_packet lost
 	goes_elsewhere
 	insert
 }

@@ -1,33 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The results of the cases in selftests for people. Their RESULTS file has one line a case, in
-//! columns separated by tabs: what happened; on the stock kernel, milliseconds (or `timeout`) and
-//! whether the first packet was lost (0 or 1), or words and `-` where the case is not about that;
-//! the same two with the module, or `-` for both. A line without tabs starts a script's cases.
+//! The results of the cases in selftests for people. Their RESULTS file has a line for each time
+//! that a case ran, in fields separated by tabs: the script, what happened, on what kernel (the
+//! column), milliseconds (or `timeout`) and whether the first packet was lost (0 or 1), or words
+//! and `-` where the case is not about that.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{ensure, Context as _};
+use anyhow::{bail, ensure, Context as _};
 
 /// A line of the file.
-enum Entry<'a> {
-    Script(&'a str),
-    Case(Row<'a>),
-}
-
-struct Row<'a> {
+struct Run<'a> {
+    script: &'a str,
     label: &'a str,
-    stock: Half<'a>,
-    module: Half<'a>,
+    column: &'a str,
+    result: Result<'a>,
 }
 
-/// A case on one of the two kernels.
-struct Half<'a> {
+#[derive(Clone, Copy)]
+struct Result<'a> {
     /// Milliseconds, or words.
     found: &'a str,
-    /// `None` where it did not run, or is not about a first packet.
+    /// `None` where the case is not about a first packet.
     lost: Option<bool>,
 }
 
@@ -45,56 +42,76 @@ pub fn print(file: &Path, title: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Rows and columns come in the order in which they are met first.
 fn render(text: &str, title: &str) -> anyhow::Result<String> {
-    let entries = text
+    let runs = text
         .lines()
-        .map(Entry::parse)
+        .map(Run::parse)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let cases = || {
-        entries.iter().filter_map(|entry| match entry {
-            Entry::Case(row) => Some(row),
-            Entry::Script(_) => None,
-        })
-    };
-    ensure!(
-        cases().next().is_some(),
-        "no results: run conn_reuse.sh to its end"
-    );
-    let several = entries.len() > cases().count() + 1;
+    ensure!(!runs.is_empty(), "no results: run conn_reuse.sh to its end");
+    let scripts = in_order(runs.iter().map(|run| run.script));
+    let columns = in_order(runs.iter().map(|run| run.column));
+    let cases = in_order(runs.iter().map(|run| (run.script, run.label)));
+    let results: HashMap<_, _> = runs
+        .iter()
+        .map(|run| ((run.script, run.label, run.column), run.result))
+        .collect();
 
-    let mut lines = vec![[
-        "what happened".into(),
-        "stock kernel".into(),
-        "with ip_vs_reuse".into(),
-    ]];
-    for entry in &entries {
-        match entry {
-            Entry::Case(row) => lines.push([row.label.into(), row.stock.text(), row.module.text()]),
-            Entry::Script(name) if several => {
-                lines.push(Default::default());
-                lines.push([format!("{name}:"), String::new(), String::new()]);
-            }
-            Entry::Script(_) => {}
+    let row = |label: &str, cells: Vec<String>| [vec![label.to_string()], cells].concat();
+    let empty = || vec![String::new(); columns.len()];
+    let mut lines = vec![row(
+        "what happened",
+        columns.iter().map(ToString::to_string).collect(),
+    )];
+    for script in &scripts {
+        if scripts.len() > 1 {
+            lines.push(row("", empty()));
+            lines.push(row(&format!("{script}:"), empty()));
+        }
+        for (_, label) in cases.iter().filter(|(its, _)| its == script) {
+            let text = |column| results.get(&(*script, *label, column)).map(Result::text);
+            let cells = columns
+                .iter()
+                .map(|column| text(*column).unwrap_or_default());
+            lines.push(row(label, cells.collect()));
         }
     }
-    lines.push([
-        "first packets lost".into(),
-        lost(cases().map(|row| &row.stock)),
-        lost(cases().map(|row| &row.module)),
-    ]);
+    lines.push(row(
+        "first packets lost",
+        columns.iter().map(|column| lost(&runs, column)).collect(),
+    ));
 
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-    let (label, stock) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
+    let widths: Vec<_> = (0..=columns.len())
+        .map(|n| lines.iter().map(|line| line[n].chars().count()).max())
+        .collect();
     let mut out = format!("{title}\n\n");
-    for [what, on_stock, with_module] in &lines {
-        let line = format!("{what:label$}   {on_stock:stock$}   {with_module}");
-        writeln!(out, "{}", line.trim_end())?;
+    for line in &lines {
+        let mut text = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            let width = width.unwrap_or(0);
+            write!(text, "{cell:width$}   ")?;
+        }
+        writeln!(out, "{}", text.trim_end())?;
     }
     Ok(out)
 }
 
-fn lost<'a>(halves: impl Iterator<Item = &'a Half<'a>>) -> String {
-    let known: Vec<bool> = halves.filter_map(|half| half.lost).collect();
+fn in_order<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut met = Vec::new();
+    for one in all {
+        if !met.contains(&one) {
+            met.push(one);
+        }
+    }
+    met
+}
+
+fn lost(runs: &[Run], column: &str) -> String {
+    let known: Vec<bool> = runs
+        .iter()
+        .filter(|run| run.column == column)
+        .filter_map(|run| run.result.lost)
+        .collect();
     if known.is_empty() {
         return "-".into();
     }
@@ -105,40 +122,28 @@ fn lost<'a>(halves: impl Iterator<Item = &'a Half<'a>>) -> String {
     )
 }
 
-impl<'a> Entry<'a> {
+impl<'a> Run<'a> {
     fn parse(line: &'a str) -> anyhow::Result<Self> {
-        match line.contains('\t') {
-            true => Row::parse(line).map(Entry::Case),
-            false => Ok(Entry::Script(line)),
-        }
-    }
-}
-
-impl<'a> Row<'a> {
-    fn parse(line: &'a str) -> anyhow::Result<Self> {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let [label, stock_ms, stock_lost, module_ms, module_lost] = columns[..] else {
-            anyhow::bail!("not five columns: {line:?}");
+        let fields: Vec<_> = line.split('\t').collect();
+        let &[script, label, column, found, lost] = fields.as_slice() else {
+            bail!("not five fields: {line:?}");
         };
-        Ok(Self {
-            label,
-            stock: Half::parse(stock_ms, stock_lost)?,
-            module: Half::parse(module_ms, module_lost)?,
-        })
-    }
-}
-
-impl<'a> Half<'a> {
-    fn parse(found: &'a str, lost: &str) -> anyhow::Result<Self> {
         let lost = match lost {
             "0" => Some(false),
             "1" => Some(true),
             "-" => None,
-            _ => anyhow::bail!("lost is 0, 1 or -, not {lost:?}"),
+            _ => bail!("neither 0, 1 nor -: {line:?}"),
         };
-        Ok(Self { found, lost })
+        Ok(Self {
+            script,
+            label,
+            column,
+            result: Result { found, lost },
+        })
     }
+}
 
+impl Result<'_> {
     fn text(&self) -> String {
         match (self.found, self.lost) {
             (words, None) => words.into(),
@@ -157,9 +162,12 @@ mod tests {
 
     #[test]
     fn rows_are_aligned_and_losses_counted() {
-        let text = "server's FIN\t2\t0\t3\t0\n\
-                    server's RST\t1013\t1\t4\t0\n\
-                    zone\ttimeout\t1\t12\t0\n";
+        let text = "conn_reuse\tserver's FIN\tstock kernel\t2\t0\n\
+                    conn_reuse\tserver's RST\tstock kernel\t1013\t1\n\
+                    conn_reuse\tzone\tstock kernel\ttimeout\t1\n\
+                    conn_reuse\tserver's FIN\twith ip_vs_reuse\t3\t0\n\
+                    conn_reuse\tserver's RST\twith ip_vs_reuse\t4\t0\n\
+                    conn_reuse\tzone\twith ip_vs_reuse\t12\t0\n";
         let expected = "\
 Reuse
 
@@ -173,37 +181,43 @@ first packets lost   2 of 3           0 of 3
     }
 
     #[test]
-    fn without_the_module_its_column_is_empty() {
-        let table = render("server's RST\t1013\t1\t-\t-\n", "Reuse").unwrap();
-        assert!(
-            table.ends_with("first packets lost   1 of 1           -\n"),
-            "{table}"
-        );
+    fn a_case_that_did_not_run_has_an_empty_cell() {
+        let text = "conn_reuse\tserver's RST\tstock kernel\t1013\t1\n\
+                    conn_reuse\tmode 0\tpatched\tsticks\t-\n";
+        let expected = "\
+Reuse
+
+what happened        stock kernel     patched
+server's RST          1013 ms, lost
+mode 0                                sticks
+first packets lost   1 of 1           -
+";
+        assert_eq!(render(text, "Reuse").unwrap(), expected);
     }
 
     #[test]
     fn scripts_are_headings_where_there_are_several() {
-        let one = "conn_reuse\nserver's FIN\t2\t0\t3\t0\n";
+        let one = "conn_reuse\tserver's FIN\tstock kernel\t2\t0\n";
         assert!(!render(one, "Reuse").unwrap().contains("conn_reuse"));
-        let two = format!("{one}services\nmode 0\tsticks\t-\tsticks\t-\n");
+        let two = format!("{one}services\tserver's FIN\tstock kernel\tsticks\t-\n");
         let expected = "\
 Reuse
 
-what happened        stock kernel   with ip_vs_reuse
+what happened        stock kernel
 
 conn_reuse:
-server's FIN             2 ms           3 ms
+server's FIN             2 ms
 
 services:
-mode 0               sticks         sticks
-first packets lost   0 of 1         0 of 1
+server's FIN         sticks
+first packets lost   0 of 1
 ";
         assert_eq!(render(&two, "Reuse").unwrap(), expected);
     }
 
     #[test]
     fn a_damaged_file_is_an_error() {
-        for text in ["", "conn_reuse\n", "one\ttwo\n", "a\t1\tyes\t1\t0\n"] {
+        for text in ["", "conn_reuse\n", "one\ttwo\n", "a\tb\tc\t1\tyes\n"] {
             assert!(render(text, "Reuse").is_err(), "{text:?}");
         }
     }

@@ -1,0 +1,43 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The cases of conn_reuse.sh with each IPVS that there is or was, in one boot, as one table: what
+# a client meets. Judges nothing: where an IPVS does not do what the cases want is what the table
+# is to show.
+#
+# MODULE: the module
+# LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, as scripts/ipvs.sh builds them
+
+cd "$(dirname "$0")" || exit
+
+RESULTS=$(mktemp)
+export RESULTS
+
+# with COLUMN DIRECTORY [VARIABLE=VALUE...]: the cases with the ip_vs.ko in DIRECTORY; the stock
+# one where that is empty.
+with()
+{
+	export COLUMN=$1
+
+	echo "# with $COLUMN"
+	rmmod ip_vs_rr ip_vs 2>/dev/null
+	modprobe ip_vs || exit
+	if [ -n "$2" ]; then
+		rmmod ip_vs
+		insmod "$2/ip_vs.ko" || exit
+	fi
+	env "${@:3}" ./conn_reuse.sh | grep -c '^ok' | sed 's/^/#   as the cases want it: /'
+}
+
+module=$MODULE
+unset MODULE
+with "mode 0" "" MODE=0
+with "legacy" "$LEGACY"
+with "tencent" "$TENCENT"
+with "stock" ""
+insmod "$module" || exit
+with "stock + module" "" MODULE_IS_IN=yes
+rmmod ip_vs_reuse
+with "patched" "$PATCHED" IPVS=patched
+
+"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)"
