@@ -20,6 +20,8 @@ help:
 	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
 	@echo 'make lint       formatting, warnings, panics, style'
+	@echo 'make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
+	@echo 'make compare    one table: IPVS as it was, is, and is with the module or the patches'
 	@echo 'make clean      forget what was built from this tree'
 	@echo 'make distclean  forget the build root and the kernels too'
 	@echo
@@ -36,7 +38,7 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long shell lint
+.PHONY: demo test test-long shell lint patches-check compare
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
@@ -47,6 +49,11 @@ shell: kernel
 	$(Q)scripts/in-vm.sh --shell
 lint: kernel
 	$(Q)scripts/lint.sh
+patches-check: kernel
+	$(Q)scripts/patches-check.sh
+	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh $(cases) matrix.sh
+compare: kernel
+	$(Q)scripts/compare.sh
 
 .PHONY: clean distclean
 clean:

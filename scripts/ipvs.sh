@@ -44,16 +44,8 @@ release=$1 to=$2
 shift 2
 patches=("${@/#//src/}")
 
-mkdir /tmp/{changed,work,kernel}
-mount -t overlay overlay /tmp/kernel \
-	-o "lowerdir=/usr/src/rust-linux-$release,upperdir=/tmp/changed,workdir=/tmp/work"
+kernel_view "$release" "${patches[@]}"
 cd /tmp/kernel
-git init -q
-git config user.name nobody
-git config user.email nobody@localhost
-# All that the patches change, and no more of the kernel.
-sed -n 's|^--- a/||p' "${patches[@]}" | sort -u | xargs git add -f
-git commit -q -m base
 git am "${patches[@]}"
 make -j"$(nproc)" M=net/netfilter/ipvs W=1 modules
 cp net/netfilter/ipvs/ip_vs.ko "$to/"

@@ -38,7 +38,7 @@ build() {
 	shift
 	mkdir -p "$dir"
 	make -C "$kdir" M=/src MO="$dir" IP_VS_REUSE_SELFTESTS=m "$@" modules || return
-	! grep -E '^(warning|error)|[0-9]: (warning|error)|WARNING:' $out/log
+	! grep -qE '^(warning|error)|[0-9]: (warning|error)|WARNING:' $out/log
 }
 
 format_rust() {

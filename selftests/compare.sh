@@ -29,7 +29,7 @@ with()
 	env "${@:3}" ./conn_reuse.sh | grep -c '^ok' | sed 's/^/#   as the cases want it: /'
 }
 
-module=$MODULE
+module=${MODULE:?the module}
 unset MODULE
 with "mode 0" "" MODE=0
 with "legacy" "$LEGACY"

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a reviewer would try with the series for Linux $KERNEL, patch by patch: that it applies,
+# that checkpatch.pl has nothing to say, that IPVS builds without a warning, and that sparse
+# has none that it had not before. On a copy-on-write view of the kernel's directory.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+if [ "${1:-}" != --inside ]; then
+	release=$("$top/scripts/kernel.sh")
+	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
+	exec "$top/scripts/enter.sh" scripts/patches-check.sh --inside "$release" "$series"
+fi
+release=$2
+series=/src/patches/$3
+kernel_view "$release" "$series"/0*.patch
+cd /tmp/kernel
+
+failed=0
+check() {
+	local what=$1
+	shift
+	if "$@" >/tmp/log 2>&1; then
+		echo "ok - patches: $what"
+	else
+		failed=$((failed + 1))
+		echo "not ok - patches: $what"
+		sed 's/^/# /' /tmp/log
+	fi
+}
+
+# ipvs_make ARGUMENT...: what the series touches of the kernel, with its own options on.
+ipvs_make() {
+	mapfile -t options < <(sed -n 's/^config \(IP_VS_REUSE.*\)/CONFIG_\1=m/p' net/netfilter/ipvs/Kconfig)
+	make -j"$(nproc)" M=net/netfilter/ipvs "${options[@]}" "$@" modules
+}
+
+# The kernel's own crates know what rust/bindings/bindings_helper.h includes. `make prepare` names
+# the release as the source does.
+prepare() {
+	make -s -j"$(nproc)" prepare
+	echo "$release" >include/config/kernel.release
+	echo "#define UTS_RELEASE \"$release\"" >include/generated/utsrelease.h
+}
+
+without_a_warning() {
+	ipvs_make W=1 || return
+	! grep -qE '[0-9]: (warning|error)|^(warning|error)|WARNING:' /tmp/log
+}
+
+# Sets /tmp/sparse.NAME to what sparse says, less the lines' numbers. Debian 13's does not know
+# __typeof_unqual__ yet, for want of which the kernel would not let it run.
+sparse() {
+	find net/netfilter/ipvs -name '*.o' -delete
+	ipvs_make C=2 CF=-D__typeof_unqual__=__typeof__ 2>&1 | tee /tmp/sparse.log | grep -E '(warning|error):' | sed 's/:[0-9]*:[0-9]*:/:/' |
+		sort >"/tmp/sparse.$1"
+	grep -q 'CHECK' /tmp/sparse.log
+}
+
+no_new_sparse_warning() {
+	sparse new || { tail -n 20 /tmp/sparse.log; return 1; }
+	! comm -13 /tmp/sparse.base /tmp/sparse.new | grep .
+}
+
+apply() { git am --quiet "$1" || { git am --abort; return 1; }; }
+
+# The source has no history that commit ids could be looked up in.
+style() { scripts/checkpatch.pl --strict --no-tree --no-summary --terse --ignore UNKNOWN_COMMIT_ID "$1"; }
+
+say "building the stock IPVS, to compare with"
+sparse base || die "sparse did not run: $(tail -n 5 /tmp/sparse.log)"
+
+for patch in "$series"/000[1-9]-*.patch; do
+	name=${patch##*/}
+	name=${name%%-*}
+	check "$name applies" apply "$patch"
+	check "$name: checkpatch.pl --strict" style "$patch"
+	if grep -q '^--- a/rust/' "$patch"; then
+		check "$name: the kernel's crates build" prepare
+	fi
+	if grep -q '^+++ b/\(net\|include\)/' "$patch"; then
+		check "$name: IPVS builds without a warning (W=1)" without_a_warning
+		check "$name: sparse says nothing new" no_new_sparse_warning
+	fi
+done
+((failed == 0))
