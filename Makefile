@@ -51,7 +51,7 @@ lint: kernel
 	$(Q)scripts/lint.sh
 patches-check: kernel
 	$(Q)scripts/patches-check.sh
-	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh $(cases) matrix.sh
+	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh cases matrix.sh
 compare: kernel
 	$(Q)scripts/compare.sh
 

@@ -22,7 +22,7 @@ on_host() (
 )
 
 # Every way in which a flow comes back; ends with the table of all of them.
-cases="watch.sh module.sh conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh"
+cases="watch.sh module.sh cases"
 others="matrix.sh bad_input.sh"
 
 in_vm() {

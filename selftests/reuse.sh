@@ -403,6 +403,8 @@ run_both_halves()
 
 	if [ -n "${MODULE_IS_IN:-}" ]; then
 		half=module
+		# shellcheck disable=SC2086 # a list
+		set -- $cases
 		ktap_plan $#
 		setup
 		run_cases
