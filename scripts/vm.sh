@@ -10,6 +10,7 @@
 #
 # A hang, a panic, or a warning in the kernel's log is a failure, whatever COMMAND said.
 # VM_TIMEOUT: seconds until a machine counts as hung (1800).
+# VM_ICOUNT:  one processor, and a clock that counts instructions: what takes time there repeats
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -17,7 +18,7 @@
 if [ "${1:-}" != --inside ]; then
 	mkdir -p "$cache/log"
 	vars=()
-	for name in VM_ENV VM_TIMEOUT ${VM_ENV:-}; do
+	for name in VM_ENV VM_TIMEOUT VM_ICOUNT ${VM_ENV:-}; do
 		vars+=("$name=${!name:-}")
 	done
 	exec "$top/scripts/enter.sh" env HOST_CACHE="$cache" "${vars[@]}" scripts/vm.sh --inside "$@"
@@ -51,7 +52,15 @@ kvm_works() {
 
 accel=()
 export VM_ACCEL=KVM
-kvm_works || { accel=(--disable-kvm) VM_ACCEL="software emulation"; }
+cpus=2
+if [ -n "${VM_ICOUNT:-}" ]; then
+	cpus=1
+	accel=(--disable-kvm "--qemu-opts=-icount shift=1,sleep=off")
+	VM_ACCEL="software emulation, instructions counted"
+elif ! kvm_works; then
+	accel=(--disable-kvm)
+	VM_ACCEL="software emulation"
+fi
 
 # As vng starts it, virtiofsd tells the guest to ask again about each file after a second, and
 # under emulation most of a short process is such questions. Nothing changes below a test.
@@ -70,7 +79,7 @@ script=${log%.log}.sh
 printf '%s\n' "$command" >"$script"
 trap 'rm -f "$script"' EXIT
 
-boot=(vng --run "$kernel" "${accel[@]}" --cpus 2 --memory 2G --user root)
+boot=(vng --run "$kernel" "${accel[@]}" --cpus $cpus --memory 2G --user root)
 if [ "$1" = --shell ]; then
 	say "type 'exit' to stop the machine; the module is loaded, the tests are in selftests/"
 	exec "${boot[@]}" --exec "modprobe ip_vs; insmod '$MODULE'; cd /src; exec bash -i"
