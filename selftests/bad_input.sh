@@ -85,14 +85,6 @@ setup()
 	links=(director="$(mac_of client)" second="$(mac_of client2)")
 }
 
-mac_of()
-{
-	local mac
-
-	read -r _ _ mac _ < <(ip -brief link show "$1")
-	echo "$mac"
-}
-
 # change_rs2 CHANGE [WEIGHT]: ipvsadm's CHANGE (-a, -e, -d) to rs2 in every service.
 change_rs2()
 {

@@ -252,6 +252,29 @@ setup_network()
 	done
 }
 
+# track_connections: from here on conntrack knows each of the director's. Without a rule about
+# connections nothing is tracked, and no first packet is lost.
+track_connections()
+{
+	nft -f - <<-END || bail_out "cannot load the nft rules"
+		table inet filter {
+			chain input {
+				type filter hook input priority filter
+				ct state established accept
+			}
+		}
+	END
+}
+
+# mac_of INTERFACE
+mac_of()
+{
+	local mac
+
+	read -r _ _ mac _ < <(ip -brief link show "$1")
+	echo "$mac"
+}
+
 # configure NAMESPACE: with lines of `ip` from standard input.
 configure() { ip -n "$1" -batch - || bail_out "cannot configure $1"; }
 

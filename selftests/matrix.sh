@@ -88,15 +88,7 @@ setup()
 
 	setup_network 2
 	printf 'address add %s dev lo\n' 10.9.0.{1..5} fd00:9::{1..5} | ip -batch -
-	# Without a rule about connections nothing is tracked, and the fault cannot show.
-	nft -f - <<-END || bail_out "cannot load the nft rules"
-		table inet filter {
-			chain input {
-				type filter hook input priority filter
-				ct state established accept
-			}
-		}
-	END
+	track_connections
 	in_ns "${servers[1]}" nft -f - <<-END || bail_out "cannot load the nft rules of rs1"
 		table inet silence {
 			chain input {

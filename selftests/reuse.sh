@@ -64,15 +64,7 @@ begin_director()
 	setup_network "$1"
 	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
 	sysctl_set ipv4/vs/conntrack 1
-	# Without a rule about connections nothing is tracked, and the fault cannot show.
-	nft -f - <<-END || bail_out "cannot load the nft rules"
-		table inet filter {
-			chain input {
-				type filter hook input priority filter
-				ct state established accept
-			}
-		}
-	END
+	track_connections
 }
 
 # service PROTO ADDR METHOD PORT [OPTIONS]: a virtual service of all real servers (or of `only`

@@ -53,15 +53,7 @@ setup()
 		echo "address add ${dr%:*} dev lo" | configure "${servers[n]}"
 	done
 	sysctl_set ipv4/vs/conntrack 1
-	# Without a rule about connections nothing is tracked, and no first packet is lost.
-	nft -f - <<-END || bail_out "cannot load the nft rules"
-		table inet filter {
-			chain input {
-				type filter hook input priority filter
-				ct state established accept
-			}
-		}
-	END
+	track_connections
 	ipvsadm -R <<-END || bail_out "cannot make the virtual services"
 		-A -t $nat -s rr
 		-a -t $nat -r 10.2.1.2:80 -m
