@@ -5,6 +5,7 @@
 mod crowd;
 mod datagrams;
 mod flows;
+mod handmade;
 mod load;
 mod net;
 mod packets;
@@ -73,6 +74,12 @@ enum Role {
         /// Send TCP over IPv6 with a destination options header
         #[arg(long)]
         extended: bool,
+        /// Open the second connection by a SYN made by hand, and hear the answer to it only
+        #[arg(long, value_enum, requires = "link")]
+        handmade: Option<handmade::Kind>,
+        /// Where that one is sent: the interface, and the Ethernet address of the director behind it
+        #[arg(long, value_name = "NAME=MAC", value_parser = link)]
+        link: Option<handmade::Via>,
         /// How the first connection ends
         #[arg(long, value_enum)]
         end: reconnect::End,
@@ -186,6 +193,9 @@ enum Role {
         from: SocketAddr,
         #[arg(long, value_name = "ADDR:PORT")]
         to: SocketAddr,
+        /// With a wrong checksum
+        #[arg(long)]
+        damaged: bool,
     },
     /// Ask over UDP from one socket, tell the first server's name, and go on until a line comes from
     /// standard input; report as JSON what was answered, and by whom
@@ -286,6 +296,8 @@ fn play(role: Role) -> anyhow::Result<()> {
             then_from,
             size,
             extended,
+            handmade,
+            link,
             end,
             between,
             pause,
@@ -299,6 +311,7 @@ fn play(role: Role) -> anyhow::Result<()> {
                 call_id,
                 size,
                 extended,
+                handmade: handmade.zip(link),
                 ..reconnect::Client::new(from, to, proto, timeout)
             };
             let between = match between {
@@ -361,7 +374,7 @@ fn play(role: Role) -> anyhow::Result<()> {
                 &links,
             )
         }
-        Role::Syn { from, to } => stray::send_syn(from, to, false)
+        Role::Syn { from, to, damaged } => stray::send_syn(from, to, damaged)
             .map_err(anyhow::Error::from)
             .and_then(|()| net::print_json(&json!({ "sent": "syn" }))),
         Role::Questions { from, to, every } => questions::ask(from, to, every),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Sockets as the tests need them: three protocols made alike, and what Linux tells and does
-//! beyond the portable interface. All of the harness's `unsafe` is in the last seven functions.
+//! beyond the portable interface. All of the harness's `unsafe` is in the last eight functions.
 
 use std::ffi::CString;
 use std::fs;
@@ -252,6 +252,54 @@ pub fn vanish(socket: Socket) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// How far a TCP socket has come: the sequence number of what it sends next, and its clock, as it
+/// tells the other side. Takes `CAP_NET_ADMIN`.
+pub fn sequence_and_clock(socket: &Socket) -> io::Result<(u32, u32)> {
+    const SEND_QUEUE: libc::c_int = 2;
+    // Off, without a packet to the other side.
+    const OFF: libc::c_int = -1;
+
+    let set = |option, value: libc::c_int| {
+        // SAFETY: the value is a live `c_int`, and its size is given.
+        let status = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                option,
+                (&raw const value).cast(),
+                mem::size_of_val(&value) as libc::socklen_t,
+            )
+        };
+        match status {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let get = |option| {
+        let mut value = 0u32;
+        let mut len = mem::size_of_val(&value) as libc::socklen_t;
+        // SAFETY: `value` is valid for writes of `len` bytes, and `len` is valid for writes.
+        let status = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                option,
+                (&raw mut value).cast(),
+                &mut len,
+            )
+        };
+        match status {
+            0 => Ok(value),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    set(libc::TCP_REPAIR, 1)?;
+    set(libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+    let reached = (get(libc::TCP_QUEUE_SEQ)?, get(libc::TCP_TIMESTAMP)?);
+    set(libc::TCP_REPAIR, OFF)?;
+    Ok(reached)
 }
 
 /// Has every packet of an IPv6 socket carry a destination options header, which says nothing.

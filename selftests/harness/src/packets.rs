@@ -16,7 +16,7 @@ use oorandom::Rand64;
 use serde::Serialize;
 
 use crate::net::{self, Proto};
-use crate::wire;
+use crate::wire::{self, FRAGMENT};
 
 /// What is sent. The order is that of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -438,23 +438,8 @@ fn fragmentable(dice: &mut Dice, flow: &Flow) -> Vec<u8> {
 
 /// The part `range` of the segment, of a datagram that is numbered by the packet's index.
 fn fragment(flow: &Flow, segment: &[u8], range: Range<usize>, index: u64) -> Vec<u8> {
-    let more = range.end < segment.len();
-    let part = &segment[range.clone()];
-    if flow.from.is_ipv4() {
-        const MORE: usize = 0x2000;
-        let mut packet = flow.packet(part);
-        let field = (range.start / 8) | if more { MORE } else { 0 };
-        packet[4..6].copy_from_slice(&(index as u16).to_be_bytes());
-        packet[6..8].copy_from_slice(&(field as u16).to_be_bytes());
-        wire::sign_ipv4(&mut packet);
-        return packet;
-    }
-    let field = range.start | usize::from(more);
-    let mut payload = vec![flow.protocol(), 0];
-    payload.extend((field as u16).to_be_bytes());
-    payload.extend((index as u32).to_be_bytes());
-    payload.extend(part);
-    wire::ip(flow.from.ip(), flow.to.ip(), FRAGMENT, &payload)
+    let (from, to) = (flow.from.ip(), flow.to.ip());
+    wire::fragment(from, to, flow.protocol(), segment, range, index as u32)
 }
 
 fn with_options(dice: &mut Dice, flow: &Flow) -> Vec<u8> {
@@ -489,7 +474,6 @@ fn with_options(dice: &mut Dice, flow: &Flow) -> Vec<u8> {
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const NO_NEXT: u8 = 59;

@@ -16,6 +16,7 @@ use anyhow::{bail, ensure, Context as _};
 use serde::Serialize;
 use socket2::{SockFilter, Socket};
 
+use crate::handmade;
 use crate::net::{self, until, Proto};
 use crate::serve::{passive_answer, Command};
 use crate::stray;
@@ -66,6 +67,8 @@ pub struct First {
     end: End,
     /// The connection itself, if it goes on.
     kept: Option<Flow>,
+    /// What the second one's SYN is to have, if it is made by hand.
+    age: handmade::Age,
 }
 
 /// A connection as the client of it sees it.
@@ -118,6 +121,8 @@ pub struct Client {
     pub size: usize,
     /// Every IPv6 packet carries an extension header.
     pub extended: bool,
+    /// How the second connection is opened, if not by TCP. Its server's name remains unknown.
+    pub handmade: Option<(handmade::Kind, handmade::Via)>,
     /// For one connection, from its first packet to its greeting.
     pub timeout: Duration,
 }
@@ -134,6 +139,7 @@ impl Client {
             call_id: None,
             size: 1,
             extended: false,
+            handmade: None,
             timeout,
         }
     }
@@ -168,6 +174,12 @@ impl Client {
     /// Ends it.
     pub fn close(&self, flow: Option<Flow>, end: End) -> anyhow::Result<First> {
         let server = flow.as_ref().map(|flow| flow.server.clone());
+        let age = match (&self.handmade, &flow) {
+            (Some((handmade::Kind::Old, _)), Some(flow)) => {
+                handmade::Age::before(flow.socket.get_ref()).context("cannot tell its age")?
+            }
+            _ => handmade::Age::default(),
+        };
         let kept = match flow {
             Some(flow) => self.end(flow, end),
             None => self.begin_in_vain(end).map(|()| None),
@@ -176,15 +188,22 @@ impl Client {
             server,
             end,
             kept: kept.with_context(|| format!("cannot end it by {end:?}"))?,
+            age,
         })
     }
 
     /// The second one, or what goes on of the first, asked again.
     pub fn second(&self, first: First) -> anyhow::Result<Report> {
-        let First { server, end, kept } = first;
-        let second = match kept {
-            Some(flow) => self.ask_again(flow, end),
-            None => self.successor().connect()?,
+        let First {
+            server,
+            end,
+            kept,
+            age,
+        } = first;
+        let second = match (kept, &self.handmade) {
+            (Some(flow), _) => self.ask_again(flow, end),
+            (None, Some((kind, via))) => self.successor().open_by_hand(via, *kind, age)?,
+            (None, None) => self.successor().connect()?,
         };
         Ok(Report::new(server, end, second))
     }
@@ -274,6 +293,28 @@ impl Client {
                 bare_segments,
             });
         }
+    }
+
+    fn open_by_hand(
+        &self,
+        via: &handmade::Via,
+        kind: handmade::Kind,
+        age: handmade::Age,
+    ) -> io::Result<Attempt> {
+        let start = Instant::now();
+        let (retransmits, answer) =
+            handmade::open(via, kind, age, self.from, self.to, self.timeout)?;
+        let flow = answer.map(|socket| Flow {
+            socket: BufReader::new(socket),
+            server: String::new(),
+            seen_as: self.from.ip(),
+        });
+        Ok(Attempt {
+            flow,
+            took: start.elapsed(),
+            retransmits,
+            bare_segments: 0,
+        })
     }
 
     /// The next best to a connection: a datagram and its answer, asked for once a second.

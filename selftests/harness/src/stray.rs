@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A SYN with the addresses of a flow that is alive: a stranger's, or a late duplicate.
+//! A SYN with the addresses of a flow: a stranger's, or a late duplicate.
 
 use std::io;
 use std::net::SocketAddr;

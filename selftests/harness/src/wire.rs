@@ -3,10 +3,12 @@
 //! Packets as bytes: the headers that the tests write themselves, lengths and checksums right.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const FRAGMENT: u8 = 44;
 pub const ICMP6: u8 = 58;
 pub const SCTP: u8 = 132;
 
@@ -96,6 +98,35 @@ pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next_header: u8, payload: &[u8]) -> Ve
     packet[24..40].copy_from_slice(&to.octets());
     packet.extend(payload);
     packet
+}
+
+/// The part `range` of a payload, in a datagram of this number. Where more follows, it ends at a
+/// multiple of eight.
+pub fn fragment(
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    payload: &[u8],
+    range: Range<usize>,
+    number: u32,
+) -> Vec<u8> {
+    let more = range.end < payload.len();
+    let part = &payload[range.clone()];
+    if from.is_ipv4() {
+        const MORE: usize = 0x2000;
+        let mut packet = ip(from, to, protocol, part);
+        let field = (range.start / 8) | if more { MORE } else { 0 };
+        packet[4..6].copy_from_slice(&(number as u16).to_be_bytes());
+        packet[6..8].copy_from_slice(&(field as u16).to_be_bytes());
+        sign_ipv4(&mut packet);
+        return packet;
+    }
+    let field = range.start | usize::from(more);
+    let mut behind = vec![protocol, 0];
+    behind.extend((field as u16).to_be_bytes());
+    behind.extend(number.to_be_bytes());
+    behind.extend(part);
+    ip(from, to, FRAGMENT, &behind)
 }
 
 /// A TCP segment without options.
