@@ -335,6 +335,14 @@ leaves()
 		fault "expected ${2:-one} left alone: $1; counted ${counted:-nothing}"
 }
 
+# counts COUNTERS: whether the module has counted just this.
+counts()
+{
+	[ "$half" = module ] || return 0
+	count_since '*'
+	[ "$counted" = "$1" ] || fault "expected $1; counted ${counted:-nothing}"
+}
+
 # unseen: whether the module has not even looked: no old entry was asked for.
 unseen()
 {

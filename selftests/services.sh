@@ -41,6 +41,8 @@ kept=10.9.0.6:80
 ops=10.9.0.7:82
 sip=10.9.0.8:5060
 
+address_of+=([neighbour]=10.0.0.3)
+
 cases="deleted_open deleted_closed deleted_then_expiring deleted_then_expiring_ipv6
 	deleted_then_expiring_closed deleted_then_expiring_mode_0
 	deleted_and_back deleted_and_back_open
@@ -50,7 +52,8 @@ cases="deleted_open deleted_closed deleted_then_expiring deleted_then_expiring_i
 	ftp_control_alone ftp_control_rst ftp_control_rst_ipv6
 	ftp_control_drained ftp_control_gone ftp_data_rst ftp_data_drained ftp_data_drained_helper
 	pers_rst_ipv6 pers_rst_drained pers_drained pers_drained_quiescent
-	pers_rst_drained_quiescent pers_deleted_then_expiring wide_drained_quiescent
+	pers_rst_drained_quiescent pers_deleted_then_expiring
+	wide_drained_quiescent wide_neighbour_drained_quiescent
 	mark_rst mark_rst_ipv6 mark_drained mark_persistent_drained
 	one_packet_deleted sip_call_id sip_deleted every_scheduler
 	backup_only_ignores backup_only_alone backup_daemon tunneled_not_ignored
@@ -96,6 +99,8 @@ setup()
 	make_services
 	start_traffic --proto tcp --proto udp \
 		--listen=0.0.0.0:{21,80,81,5060} --listen='[::]':{21,80} --listen=$ops
+	ip -n "$client" address add 10.0.0.3/24 dev director || bail_out "no address for the neighbour"
+	start_console neighbour nsenter --net="/run/netns/$client" --
 }
 
 # every_server COMMAND PROTO ADDR [OPTIONS]: -a, -e or -d for all real servers of a service.
@@ -164,6 +169,7 @@ label_of=(
 	[pers_rst_drained_quiescent]="persistent, server's RST, drained, quiescent expiry"
 	[pers_deleted_then_expiring]="persistent, still open, deleted, then expiry"
 	[wide_drained_quiescent]="persistent, all ports, drained, quiescent expiry"
+	[wide_neighbour_drained_quiescent]="persistent for a network, drained, quiescent expiry"
 	[mark_rst]="by firewall mark, server's RST"
 	[mark_rst_ipv6]="by firewall mark, server's RST, IPv6"
 	[mark_drained]="by firewall mark, still open, drained"
@@ -485,6 +491,7 @@ ftp_data_drained_helper()
 	undrain -t "$ftp"
 	first_packet refused_late refused_late
 	evicts
+	counts "matched 2, left_in_use 1, left_expected 1"
 }
 
 # Persistent services: an entry depends on its template. So it is never scheduled anew for being
@@ -584,6 +591,28 @@ wide_drained_quiescent()
 	server=$second
 	reconnect "${wide%:*}:81" : --end fin
 	[ "$first" = "$server" ] || fault "port 80 goes to $server, port 81 to $first"
+}
+
+# So does another client of the same network: it has the first one's server, and the one after it.
+wide_neighbour_drained_quiescent()
+{
+	local server
+
+	settings 1 1
+	client_is=neighbour reconnect "${wide%:*}:80" "settled CLOSE" --end server-rst
+	[ "$syn_retransmits" = 0 ] || fault "the neighbour's first packet was lost"
+	stays
+	leaves in_use
+	server=$first
+	quiescent reconnect "${wide%:*}:80" "drain -t $wide" --end hold
+	undrain -t "$wide"
+	[ "$first" = "$server" ] || fault "the neighbour has $server, the client had $first"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
+	server=$second
+	client_is=neighbour reconnect "${wide%:*}:80" : --end fin
+	[ "$first" = "$server" ] || fault "the client has $server, the neighbour had $first"
 }
 
 # Firewall marks: the module's hook stands before mangle's, and IPVS' entries know no marks.
@@ -891,17 +920,19 @@ reloaded_when_closed()
 	insert
 }
 
-# Namespaces are taken down one after another, each when nothing refers to its conntracks any
-# more: the second one can go only after the first. A scheduler's module is in use for as long
-# as a service has it.
+# Nothing refers to its conntracks when they are out of the table, the evicted one among them.
+# Namespaces are taken down one after another, each when that is so: the second one can go only
+# after the first. A scheduler's module is in use for as long as a service has it.
 namespace_goes()
 {
 	local uses said
 
 	uses=$(</sys/module/ip_vs_wlc/refcnt)
 	for _ in 1 2; do
-		said=$(unshare --net -- bash -c "$(declare -f small_director); small_director $harness" 2>&1)
+		said=$(unshare --net -- bash -c "
+			$(declare -f small_director no_conntracks busywait); small_director $harness" 2>&1)
 		[[ $said = *"evicted_tcp_closed 1"* ]] || fault "nothing was evicted there: $said"
+		[[ $said = *"no conntracks"* ]] || fault "there are conntracks left: $said"
 	done
 	busywait 20000 wlc_has_uses "$uses" || fault "the namespaces do not go"
 }
@@ -937,7 +968,11 @@ small_director()
 	"$1" reconnect --from 10.8.0.2:20000 --to 10.9.0.1:80 --end server-rst
 	cat /proc/net/ip_vs_reuse
 	kill $!
+	conntrack -F
+	busywait 10000 no_conntracks && echo "no conntracks"
 }
+
+no_conntracks() { [ "$(</proc/sys/net/netfilter/nf_conntrack_count)" = 0 ]; }
 
 ##############################################################################
 
