@@ -13,16 +13,18 @@
 #              10.0.0.1 |                                |
 #                     director ------------------------- +
 #
+# IPv6 the same: fd00:7:: and fd00:3::, and the stranger's fd00:0::2.
+#
 #   nat    10.9.0.1, fd00:9::1   TCP, UDP
 #   masq   10.9.0.2              with kube-proxy's rules: marked before IPVS, masqueraded behind
 #   rand   10.9.0.3              likewise, each connection from a random port
-#   rs2    10.9.0.4              one real server only
+#   rs2    10.9.0.4, fd00:9::4   one real server only
 #   moved  10.9.0.5              an address that the director loses
-#   dnat   10.9.0.6              a user's rules lead from here to virtual services:
+#   dnat   10.9.0.6, fd00:9::6   a user's rules lead from here to virtual services:
 #                                port 81 to nat, 82 to tun
 #   other  10.9.0.7              on another port of the real servers: replies to one client
 #                                port from one of theirs IPVS cannot tell apart
-#   tun    10.8.0.1              a tunnel whose replies come back by the director: only so a
+#   tun    10.8.0.1, fd00:8::1   a tunnel whose replies come back by the director: only so a
 #                                DNAT in front of it can work
 
 # shellcheck disable=SC2034 # for reuse.sh
@@ -30,31 +32,42 @@
 # shellcheck source=selftests/reuse.sh
 . "$(dirname "$0")/reuse.sh"
 
-need_modules br_netfilter bridge ipip nft_masq vrf
+need_modules br_netfilter bridge ip6_tunnel ipip nft_fib_inet nft_fib_ipv6 nft_masq vrf
 
 nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
 masq=10.9.0.2:80
 rand=10.9.0.3:80
 rs2=10.9.0.4:80
+rs2_6='[fd00:9::4]:80'
 moved=10.9.0.5:80
 dnat=10.9.0.6
+dnat6='[fd00:9::6]'
 other=10.9.0.7:80
 tun=10.8.0.1:80
+tun6='[fd00:8::1]:80'
 
 address_of+=([other]=10.0.0.2 [inner]=10.7.0.2 [other_inner]=10.7.0.3 [rs1]=10.2.1.2)
-address6_of+=([rs1]='[fd00:2:1::2]')
+address6_of+=([inner]='[fd00:7::2]' [rs1]='[fd00:2:1::2]')
 
 cases="director_client_rst director_drained director_ipv6_rst director_ipv6_drained
 	director_masqueraded_rst
-	hairpin_rst
-	dnat_nat_rst dnat_nat_rst_drained dnat_tun_drained
-	routed_reuse routed_collision two_services
-	dropped_syn_closed dropped_syn_live dropped_syn_live_masqueraded dropped_syn_live_random
-	reverse_path_syn_live delivered_syn_live moved_away
-	vrf_rst vrf_drained bridge_rst bridged_syn_live
+	hairpin_rst hairpin_rst_ipv6
+	dnat_nat_rst dnat_nat_rst_ipv6 dnat_nat_rst_drained
+	dnat_tun_drained dnat_tun_drained_ipv6
+	routed_reuse routed_reuse_ipv6 routed_collision two_services
+	dropped_syn_closed dropped_syn_closed_ipv6
+	dropped_syn_live dropped_syn_live_ipv6
+	dropped_syn_live_masqueraded dropped_syn_live_random
+	reverse_path_syn_live reverse_path_syn_live_ipv6 raw_dropped_syn_live_ipv6
+	delivered_syn_live delivered_syn_live_ipv6 moved_away
+	damaged_syn_closed damaged_syn_closed_ipv6 damaged_syn_delivered damaged_syn_delivered_ipv6
+	vrf_rst vrf_rst_ipv6 vrf_drained
+	bridge_rst bridge_rst_ipv6 bridged_syn_live bridged_syn_live_ipv6
+	fragmented_syn_rst fragmented_syn_rst_ipv6 fragmented_syn_drained fragmented_syn_drained_ipv6
 	fragments_server_deleted fragments_server_deleted_ipv6
-	extension_header_rst extension_header_drained"
+	extension_header_rst extension_header_drained
+	old_syn_fin old_syn_rst old_syn_rst_ipv6 old_syn_drained old_syn_same_server"
 
 cleanup()
 {
@@ -75,11 +88,13 @@ setup()
 
 	begin_director 2
 	make_others
-	ip address add ${tun%:*} dev lo || bail_out "no address for tun"
+	printf 'address add %s dev lo\n' ${tun%:*} fd00:8::1 | ip -batch - || bail_out "no address for tun"
 	for n in 1 2; do
 		configure "${servers[n]}" <<-END
 			address add ${tun%:*} dev lo
+			address add fd00:8::1 dev lo
 			link set tunl0 up
+			link set ip6tnl0 up
 		END
 		# What comes back from them has an address of the director's own.
 		sysctl_set ipv4/conf/rs$n/accept_local 1
@@ -102,6 +117,13 @@ setup()
 				meta mark 0x4000 masquerade
 			}
 		}
+		table ip6 user {
+			chain prerouting {
+				type nat hook prerouting priority dstnat
+				ip6 daddr fd00:9::6 tcp dport 81 dnat to $nat6
+				ip6 daddr fd00:9::6 tcp dport 82 dnat to $tun6
+			}
+		}
 	END
 	service -t $nat -m 80
 	service -u $nat -m 80
@@ -110,9 +132,11 @@ setup()
 	service -t $masq -m 80
 	service -t $rand -m 80
 	only=2 service -t $rs2 -m 80
+	only=2 service -t "$rs2_6" -m 80
 	service -t $moved -m 80
 	service -t $other -m 82
 	service -t $tun -i 80
+	service -t "$tun6" -i 80
 	make_services
 	start_traffic --listen 0.0.0.0:80 --listen 0.0.0.0:82 --listen '[::]:80' --proto tcp --proto udp
 	start_console other nsenter --net="/run/netns/$client" --
@@ -131,34 +155,44 @@ make_others()
 		echo "netns add $stranger"
 		echo "link add stranger type veth peer name director netns $stranger"
 		echo "address add 10.3.0.1/24 dev stranger"
+		echo "address add fd00:3::1/64 dev stranger nodad"
 		echo "link set stranger up"
 	} | ip -batch - || bail_out "cannot make the other clients"
 	configure "$client" <<-END
 		link add inner type veth peer name router netns $inner
 		address add 10.7.0.1/24 dev inner
+		address add fd00:7::1/64 dev inner nodad
 		link set inner up
 	END
 	configure "$inner" <<-END
 		address add 10.7.0.2/24 dev router
 		address add 10.7.0.3/24 dev router
+		address add fd00:7::2/64 dev router nodad
+		address add fd00:7::3/64 dev router nodad
 		link set router up
 		route add default via 10.7.0.1
+		route add ::/0 via fd00:7::1
 	END
 	configure "$stranger" <<-END
 		link set lo up
 		address add 10.0.0.2/32 dev lo
+		address add fd00:0::2/128 dev lo nodad
 		address add 10.3.0.2/24 dev director
+		address add fd00:3::2/64 dev director nodad
 		link set director up
 		route add default via 10.3.0.1
+		route add ::/0 via fd00:3::1
 	END
 	in_ns "$client" bash -c "
 		$(declare -f no_reverse_path_filter); no_reverse_path_filter
 		echo 1 >/proc/sys/net/ipv4/ip_forward
+		echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 		nft -f -" <<-END || bail_out "the client cannot be a router"
-		table ip router {
+		table inet router {
 			chain postrouting {
 				type nat hook postrouting priority srcnat
 				ip saddr 10.7.0.0/24 masquerade
+				ip6 saddr fd00:7::/64 masquerade
 			}
 		}
 	END
@@ -175,27 +209,52 @@ label_of=(
 	[director_ipv6_drained]="client on the director, server drained, IPv6"
 	[director_masqueraded_rst]="client on the director, masqueraded, server's RST"
 	[hairpin_rst]="client on a real server, server's RST"
+	[hairpin_rst_ipv6]="client on a real server, server's RST, IPv6"
 	[dnat_nat_rst]="DNAT in front of NAT, server's RST: sticks"
+	[dnat_nat_rst_ipv6]="DNAT in front of NAT, server's RST: sticks, IPv6"
 	[dnat_nat_rst_drained]="DNAT in front of NAT, then drained: sticks"
 	[dnat_tun_drained]="DNAT in front of TUN, server drained"
+	[dnat_tun_drained_ipv6]="DNAT in front of TUN, server drained, IPv6"
 	[routed_reuse]="behind a NAT router, another client's turn"
+	[routed_reuse_ipv6]="behind a NAT router, another client's turn, IPv6"
 	[routed_collision]="behind a NAT router, two clients at once"
 	[two_services]="the same port to another service, still open"
 	[dropped_syn_closed]="stray SYN, dropped by a rule; flow closed"
+	[dropped_syn_closed_ipv6]="stray SYN, dropped by a rule; flow closed, IPv6"
 	[dropped_syn_live]="stray SYN, dropped by a rule; drained"
+	[dropped_syn_live_ipv6]="stray SYN, dropped by a rule; drained, IPv6"
 	[dropped_syn_live_masqueraded]="stray SYN, dropped; drained, masqueraded"
 	[dropped_syn_live_random]="stray SYN, dropped; drained, from random ports"
 	[reverse_path_syn_live]="stray SYN, dropped by rp_filter; server drained"
+	[reverse_path_syn_live_ipv6]="stray SYN, dropped by a fib rule; drained, IPv6"
+	[raw_dropped_syn_live_ipv6]="stray SYN, dropped in raw; drained, IPv6"
 	[delivered_syn_live]="stray SYN, delivered; server drained"
+	[delivered_syn_live_ipv6]="stray SYN, delivered; server drained, IPv6"
+	[damaged_syn_closed]="damaged SYN, dropped as invalid; flow closed"
+	[damaged_syn_closed_ipv6]="damaged SYN, dropped as invalid; closed, IPv6"
+	[damaged_syn_delivered]="damaged SYN, delivered; flow closed"
+	[damaged_syn_delivered_ipv6]="damaged SYN, delivered; flow closed, IPv6"
 	[moved_away]="the virtual address has moved away"
 	[vrf_rst]="client in a VRF, server's RST"
+	[vrf_rst_ipv6]="client in a VRF, server's RST, IPv6"
 	[vrf_drained]="client in a VRF, server drained"
 	[bridge_rst]="client on a bridge with netfilter, server's RST"
+	[bridge_rst_ipv6]="client on a bridge with netfilter, server's RST, IPv6"
 	[bridged_syn_live]="stray SYN, bridged past; server drained"
+	[bridged_syn_live_ipv6]="stray SYN, bridged past; server drained, IPv6"
+	[fragmented_syn_rst]="SYN in fragments, server's RST"
+	[fragmented_syn_rst_ipv6]="SYN in fragments, server's RST, IPv6"
+	[fragmented_syn_drained]="SYN in fragments, server drained"
+	[fragmented_syn_drained_ipv6]="SYN in fragments, server drained, IPv6"
 	[fragments_server_deleted]="UDP in fragments, server deleted"
 	[fragments_server_deleted_ipv6]="UDP in fragments, server deleted, IPv6"
 	[extension_header_rst]="IPv6 extension header, server's RST"
 	[extension_header_drained]="IPv6 extension header, server drained"
+	[old_syn_fin]="older sequence and timestamp, server's FIN"
+	[old_syn_rst]="older sequence and timestamp, server's RST"
+	[old_syn_rst_ipv6]="older sequence and timestamp, server's RST, IPv6"
+	[old_syn_drained]="older sequence and timestamp, server drained"
+	[old_syn_same_server]="older sequence and timestamp, back in TIME_WAIT"
 )
 
 server_rst()
@@ -240,21 +299,27 @@ director_masqueraded_rst()
 
 # Clients on a real server; one that gets its own connection back stands in kube_proxy.sh.
 
-hairpin_rst()
+hairpin_rst() { hairpin "$rs2" 10.2.1.2; }
+hairpin_rst_ipv6() { hairpin "$rs2_6" fd00:2:1::2; }
+
+hairpin()
 {
-	client_is=rs1 server_rst "$rs2"
+	client_is=rs1 server_rst "$1"
 	stays
-	[ "$seen_as" = 10.2.1.2 ] || fault "seen as $seen_as"
+	[ "$seen_as" = "$2" ] || fault "seen as $seen_as"
 }
 
 # A user's DNAT in front of IPVS. With NAT, IPVS makes the real server the other end of the
 # conntrack, and DNAT leads every later packet straight there: past IPVS, for as long as the
 # conntrack lives, drained or not.
 
-dnat_nat_rst()
+dnat_nat_rst() { dnat_before_nat "$dnat:81"; }
+dnat_nat_rst_ipv6() { dnat_before_nat "$dnat6:81"; }
+
+dnat_before_nat()
 {
 	settings 1 0
-	reconnect "$dnat:81" "settled CLOSE" --end server-rst
+	reconnect "$1" "settled CLOSE" --end server-rst
 	first_packet kept
 	stays
 	evicts
@@ -279,11 +344,14 @@ nat_closed_then_drained()
 # A tunnel leaves the conntrack as DNAT made it: IPVS sees every packet, and loses the first
 # one. The module looks in front of DNAT, where nothing leads to the entry. (Direct routing
 # does not work at all behind DNAT: on LOCAL_OUT nat routes the packet again, to the director.)
-dnat_tun_drained()
+dnat_tun_drained() { dnat_before_tun "$dnat:82" "$tun"; }
+dnat_tun_drained_ipv6() { dnat_before_tun "$dnat6:82" "$tun6"; }
+
+dnat_before_tun()
 {
 	settings 1 1
-	reconnect "$dnat:82" "drain -t $tun" --end hold
-	undrain -t "$tun"
+	reconnect "$1" "drain -t $2" --end hold
+	undrain -t "$2"
 	first_packet lost lost
 	goes_elsewhere
 	evicts
@@ -292,20 +360,26 @@ dnat_tun_drained()
 # Behind a router with one address.
 
 # The router has forgotten the first client when it gives its port to another one.
-routed_reuse()
+routed_reuse() { another_turn "$nat" 10.7.0.3 10.0.0.2; }
+routed_reuse_ipv6() { another_turn "$nat6" fd00:7::3 fd00::2; }
+
+# another_turn SERVICE CLIENT ROUTER
+another_turn()
 {
 	settings 1 0
-	client_is=inner reconnect "$nat" closed_and_forgotten --end server-rst --then-from 10.7.0.3
+	client_is=inner reconnect "$1" closed_and_forgotten --end server-rst --then-from "$2"
 	first_packet lost
 	goes_elsewhere
 	evicts tcp_closed
-	[ "$seen_as" = 10.0.0.2 ] || fault "seen as $seen_as"
+	[ "$seen_as" = "$3" ] || fault "seen as $seen_as"
 }
 
 closed_and_forgotten()
 {
 	settled CLOSE
-	in_ns "$client" conntrack -F 2>/dev/null || fault "the router does not forget"
+	in_ns "$client" conntrack -D -p tcp --orig-port-src "$port" >/dev/null 2>&1 ||
+		in_ns "$client" conntrack -D -f ipv6 -p tcp --orig-port-src "$port" >/dev/null 2>&1 ||
+		fault "the router does not forget"
 }
 
 # Two clients have the same port at once: the router gives the second one another, and the
@@ -367,8 +441,20 @@ other_service()
 # from where it is in memory, and so may be that of the next one.
 conntrack_to()
 {
-	conntrack -G -p tcp -s 10.0.0.2 --sport "$port" -d "${1%:*}" --dport 80 -o id 2>/dev/null |
-		grep -oE '[A-Z_]+ src=|id=[0-9]+'
+	local from to=${1%:*}
+
+	from=$(clients_address "$1")
+	conntrack -G -p tcp -s "${from//[][]/}" --sport "$port" -d "${to//[][]/}" --dport 80 -o id \
+		2>/dev/null | grep -oE '[A-Z_]+ src=|id=[0-9]+'
+}
+
+# The client's address, to such a service.
+clients_address()
+{
+	case $1 in
+	\[*) echo "${address6_of[client]}" ;;
+	*) echo "${address_of[client]}" ;;
+	esac
 }
 
 goes_on()
@@ -380,27 +466,31 @@ goes_on()
 # A stranger's SYN, with the addresses of a flow.
 
 # The flow has ended: its conntrack is of no use to anybody.
-dropped_syn_closed()
+dropped_syn_closed() { strangers_syn_comes_late "$nat"; }
+dropped_syn_closed_ipv6() { strangers_syn_comes_late "$nat6"; }
+
+strangers_syn_comes_late()
 {
 	settings 1 0
-	reconnect "$nat" closed_and_dropped --end server-rst
+	reconnect "$1" "closed_and_dropped $1" --end server-rst
 	first_packet lost
 	goes_elsewhere
 	evicts tcp_closed
-	nft delete table ip strays
+	nft delete table inet strays
 }
 
 closed_and_dropped()
 {
 	settled CLOSE
 	drop_strangers
-	strangers_syn "$nat"
+	strangers_syn "$1"
 }
 
 # The server is drained, and expire_nodest_conn is 1: stock IPVS would end the flow for such a
 # SYN, but this one does not get there. With the module it costs the flow its conntrack. The
 # flow's next packet makes a new one, and goes where IPVS knows it to belong.
 dropped_syn_live() { strangers_syn_is_dropped "$nat"; goes_on; }
+dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6"; goes_on; }
 dropped_syn_live_masqueraded() { strangers_syn_is_dropped "$masq"; goes_on; }
 
 # ... from another port than before, which its server does not know.
@@ -425,7 +515,7 @@ strangers_syn_is_dropped()
 	settings 1 1
 	reconnect "$1" "drained_and_dropped $1" --end live "${@:2}"
 	undrain -t "$1"
-	nft delete table ip strays
+	nft delete table inet strays
 	evicts tcp_drained
 }
 
@@ -455,13 +545,16 @@ conntrack_is_evicted()
 	esac
 }
 
-drop_strangers()
+drop_strangers() { strays_rule input filter "iifname stranger tcp flags syn counter drop"; }
+
+# strays_rule HOOK PRIORITY RULE
+strays_rule()
 {
-	nft -f - <<-END
-		table ip strays {
-			chain input {
-				type filter hook input priority filter
-				iifname stranger tcp flags syn counter drop
+	nft -f - <<-END || fault "cannot load the rule"
+		table inet strays {
+			chain $1 {
+				type filter hook $1 priority $2
+				$3
 			}
 		}
 	END
@@ -470,14 +563,20 @@ drop_strangers()
 # strangers_syn SERVICE: with the last client port; returns when the rule has dropped it.
 strangers_syn()
 {
-	local console=stranger line
-
-	ask "syn --from 10.0.0.2:$port --to $1"
-	[[ $line = *sent* ]] || fault "no SYN: $line"
+	console=stranger stray_syn "$1"
 	busywait 5000 one_is_counted || fault "the rule does not see the SYN"
 }
 
-one_is_counted() { [[ $(nft list table ip strays) = *"packets 1 "* ]]; }
+# stray_syn SERVICE [OPTIONS]: from a `console`.
+stray_syn()
+{
+	local line
+
+	ask "syn --from $(clients_address "$1"):$port --to $*"
+	[[ $line = *sent* ]] || fault "no SYN: $line"
+}
+
+one_is_counted() { [[ $(nft list table inet strays) = *"packets 1 "* ]]; }
 
 reverse_path_syn_live()
 {
@@ -492,12 +591,12 @@ reverse_path_syn_live()
 
 drained_and_filtered()
 {
-	local console=stranger line filtered
+	local filtered
 
 	filtered=$(reverse_path_drops)
 	drain -t "$nat"
 	note_conntrack_to "$nat"
-	ask "syn --from 10.0.0.2:$port --to $nat"
+	console=stranger stray_syn "$nat"
 	busywait 5000 one_is_filtered || fault "rp_filter lets the SYN through"
 	conntrack_is_evicted "$nat"
 }
@@ -506,26 +605,104 @@ one_is_filtered() { [ "$(reverse_path_drops)" = $((filtered + 1)) ]; }
 
 reverse_path_drops() { nstat -asz TcpExtIPReversePathFilter | awk '/^Tcp/ { print $2 }'; }
 
-# One that is delivered ends the flow with the module and without.
-delivered_syn_live()
+# IPv6 has no rp_filter, but for this rule; where it stands in raw, as it may, the module is
+# behind it, and the SYN costs nothing.
+reverse_path_syn_live_ipv6()
+{
+	strangers_syn_has_no_way mangle
+	evicts tcp_drained
+}
+
+raw_dropped_syn_live_ipv6()
+{
+	strangers_syn_has_no_way raw
+	unseen
+}
+
+strangers_syn_has_no_way()
 {
 	settings 1 1
-	reconnect "$nat" drained_and_delivered --end live --timeout 1s
-	undrain -t "$nat"
+	reconnect "$nat6" "drained_and_lost_in $1" --end live
+	undrain -t "$nat6"
+	nft delete table inet strays
+	goes_on
+}
+
+drained_and_lost_in()
+{
+	drain -t "$nat6"
+	strays_rule prerouting "$1" "meta nfproto ipv6 tcp flags syn fib saddr . iif oif missing counter drop"
+	note_conntrack_to "$nat6"
+	strangers_syn "$nat6"
+	case $1 in
+	raw) half=stock conntrack_is_evicted "$nat6" ;;
+	*) conntrack_is_evicted "$nat6" ;;
+	esac
+}
+
+# One that is delivered ends the flow with the module and without.
+delivered_syn_live() { strangers_syn_is_delivered "$nat"; }
+delivered_syn_live_ipv6() { strangers_syn_is_delivered "$nat6"; }
+
+strangers_syn_is_delivered()
+{
+	settings 1 1
+	reconnect "$1" "drained_and_delivered $1" --end live --timeout 1s
+	undrain -t "$1"
 	breaks
 	evicts tcp_drained
 }
 
 drained_and_delivered()
 {
-	local console=stranger line
-
-	drain -t "$nat"
-	ask "syn --from 10.0.0.2:$port --to $nat"
+	drain -t "$1"
+	console=stranger stray_syn "$1"
 	busywait 5000 no_live_entry || fault "the SYN does not end the flow"
 }
 
 no_live_entry() { ! entry_is ESTABLISHED; }
+
+# One with a wrong checksum, to a flow that has ended. conntrack calls it invalid, and a firewall
+# may drop it for that. It costs the flow nothing.
+damaged_syn_closed() { damaged_syn_is_dropped "$nat"; }
+damaged_syn_closed_ipv6() { damaged_syn_is_dropped "$nat6"; }
+
+damaged_syn_is_dropped()
+{
+	settings 1 0
+	reconnect "$1" "closed_and_damaged $1 dropped" --end server-rst
+	nft delete table inet strays
+	first_packet lost
+	goes_elsewhere
+	counts "matched 2, evicted_tcp_closed 1, left_bad_checksum 1"
+}
+
+# Where nobody drops it, IPVS schedules the flow anew for it: conntrack has given it no entry that
+# IPVS would mind. To what comes next the flow is one that is being opened.
+damaged_syn_delivered() { damaged_syn_is_delivered "$nat"; }
+damaged_syn_delivered_ipv6() { damaged_syn_is_delivered "$nat6"; }
+
+damaged_syn_is_delivered()
+{
+	settings 1 0
+	reconnect "$1" "closed_and_damaged $1" --end server-rst
+	nft delete table inet strays
+	first_packet kept
+	goes_elsewhere
+	counts "matched 2, left_in_use 1, left_bad_checksum 1"
+}
+
+# closed_and_damaged SERVICE [dropped]
+closed_and_damaged()
+{
+	settled CLOSE
+	strays_rule input filter "tcp flags syn ct state invalid counter ${2:+drop}"
+	note_conntrack_to "$1"
+	console=other stray_syn "$1" --damaged
+	busywait 5000 one_is_counted || fault "the rule does not see the SYN"
+	[ -n "${2:-}" ] || settled SYN_RECV
+	half=stock conntrack_is_evicted "$1"
+}
 
 # The client's SYN is forwarded now, to where the address is: IPVS does not see it.
 moved_away()
@@ -550,16 +727,20 @@ closed_and_moved()
 # In a VRF, packets pass PRE_ROUTING twice, for the link and for the VRF.
 
 vrf_rst() { in_vrf server_rst "$nat"; goes_elsewhere; }
+vrf_rst_ipv6() { in_vrf server_rst "$nat6"; goes_elsewhere; }
 vrf_drained() { in_vrf drained_while_open "$nat"; }
 
-# What is routed back to the client needs a way out of the main table.
+# What is routed back to the client needs a way out of the main table. A link that changes its VRF
+# loses its IPv6 addresses.
 in_vrf()
 {
 	ip -batch - <<-END || fault "cannot make the VRF"
 		link add red type vrf table 10
 		link set red up
 		link set client master red
+		address replace fd00:0::1/64 dev client nodad
 		route add 10.0.0.0/24 dev client
+		route add fd00:0::/64 dev client
 	END
 	"$@"
 	ip -batch - <<-END || fault "cannot take the VRF away"
@@ -571,6 +752,7 @@ in_vrf()
 # On a bridge, the IP hooks see what is bridged.
 
 bridge_rst() { on_bridge server_rst "$nat"; goes_elsewhere; }
+bridge_rst_ipv6() { on_bridge server_rst "$nat6"; goes_elsewhere; }
 
 on_bridge()
 {
@@ -581,53 +763,120 @@ on_bridge()
 		link set stranger master bridge
 		address delete 10.0.0.1/24 dev client
 		address add 10.0.0.1/24 dev bridge
+		address delete fd00:0::1/64 dev client
+		address add fd00:0::1/64 dev bridge nodad
 	END
 	[ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fault "no br_netfilter"
 	sysctl_set bridge/bridge-nf-call-iptables 1
+	sysctl_set bridge/bridge-nf-call-ip6tables 1
 	ip -n "$client" neigh flush dev director
 	"$@"
 	ip -batch - <<-END || fault "cannot take the bridge away"
 		link delete bridge
 		address add 10.0.0.1/24 dev client
+		address replace fd00:0::1/64 dev client nodad
 	END
 	ip -n "$client" neigh flush dev director
 }
 
 # The SYN is for somebody else, on the other side of the bridge.
-bridged_syn_live() { on_bridge stray_is_bridged; }
+bridged_syn_live() { on_bridge stray_is_bridged "$nat" 10.0.0.3; }
+bridged_syn_live_ipv6() { on_bridge stray_is_bridged "$nat6" fd00:0::3; }
 
+# stray_is_bridged SERVICE NEIGHBOUR
 stray_is_bridged()
 {
 	settings 1 1
-	reconnect "$nat" drained_and_bridged --end live
-	undrain -t "$nat"
+	reconnect "$1" "drained_and_bridged $*" --end live
+	undrain -t "$1"
 	goes_on
 	evicts tcp_drained
 }
 
 drained_and_bridged()
 {
-	local console=other line
+	local to=${1%:*}
 
-	drain -t "$nat"
-	note_conntrack_to "$nat"
-	nft -f - <<-END
-		table ip strays {
-			chain forward {
-				type filter hook forward priority filter
-				ip daddr ${nat%:*} tcp flags syn counter
+	to=${to//[][]/}
+	drain -t "$1"
+	note_conntrack_to "$1"
+	strays_rule forward filter "tcp flags syn counter"
+	configure "$client" <<-END
+		neigh replace $2 lladdr 02:00:00:00:00:03 dev director nud permanent
+		route add $to via $2
+	END
+	console=other stray_syn "$1"
+	busywait 5000 one_is_counted || fault "the SYN is not bridged"
+	ip -n "$client" route delete "$to"
+	nft delete table inet strays
+	conntrack_is_evicted "$1"
+}
+
+# SYNs that the client's TCP does not make: what is heard of the second connection is that it is
+# answered, and IPVS says by whom.
+
+# by_hand KIND SERVICE BETWEEN ARGUMENTS...
+by_hand()
+{
+	count_fragments
+	reconnect "$2" "$3" "${@:4}" --handmade "$1" --link "director=$(mac_of client)"
+	busywait 5000 find_second || fault "there is no second connection"
+	if [ "$1" = fragments ]; then
+		[[ $(nft list table netdev fragments) =~ packets\ [2-9] ]] || fault "there were no fragments"
+	fi
+	nft delete table netdev fragments
+}
+
+count_fragments()
+{
+	nft -f - <<-END || fault "cannot count fragments"
+		table netdev fragments {
+			chain ingress {
+				type filter hook ingress device client priority 0
+				ip frag-off & 0x3fff != 0 counter
+				exthdr frag exists counter
 			}
 		}
 	END
-	ip -n "$client" -batch - <<-END
-		neigh replace 10.0.0.3 lladdr 02:00:00:00:00:03 dev director nud permanent
-		route add ${nat%:*} via 10.0.0.3
-	END
-	ask "syn --from 10.0.0.2:$port --to $nat"
-	busywait 5000 one_is_counted || fault "the SYN is not bridged"
-	ip -n "$client" route delete "${nat%:*}"
-	nft delete table ip strays
-	conntrack_is_evicted "$nat"
+}
+
+# Sets `second` to the server of the last client port's entry, when the old one has gone.
+find_second()
+{
+	local from entry servers=()
+
+	printf -v from %04X "$port"
+	while read -r entry; do
+		[[ ! $entry =~ \ $from\ [0-9A-Fa-f:]+\ 0050\ (0A020|fd00:0002:000)([12]) ]] ||
+			servers+=("rs${BASH_REMATCH[2]}")
+	done </proc/net/ip_vs_conn
+	[ ${#servers[@]} = 1 ] && second=${servers[0]}
+}
+
+# In fragments, which are together again where the module stands.
+
+fragmented_syn_rst() { rst_by_hand fragments "$nat" lost; }
+fragmented_syn_rst_ipv6() { rst_by_hand fragments "$nat6" lost; }
+fragmented_syn_drained() { drained_by_hand fragments "$nat"; }
+fragmented_syn_drained_ipv6() { drained_by_hand fragments "$nat6"; }
+
+rst_by_hand()
+{
+	settings 1 0
+	by_hand "$1" "$2" "settled CLOSE" --end server-rst
+	first_packet "$3"
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+drained_by_hand()
+{
+	settings 1 1
+	by_hand "$1" "$2" "drain -t $2" --end hold
+	undrain -t "$2"
+	first_packet lost
+	goes_elsewhere
+	evicts tcp_drained
 }
 
 # conntrack has put them together again.
@@ -656,6 +905,38 @@ udp_server_goes()
 
 extension_header_rst() { server_rst "$nat6" --extended; goes_elsewhere; }
 extension_header_drained() { drained_while_open "$nat6" --extended; }
+
+# With a sequence number and a timestamp from before the old connection's, as a client has them that
+# has started anew, or one of several behind one address. Neither IPVS nor conntrack looks at them.
+
+old_syn_fin()
+{
+	settings 1 0
+	by_hand old "$nat" "settled TIME_WAIT" --end fin
+	first_packet kept
+	goes_elsewhere
+	evicts tcp_closed
+}
+
+old_syn_rst() { rst_by_hand old "$nat" lost; }
+old_syn_rst_ipv6() { rst_by_hand old "$nat6" lost; }
+old_syn_drained() { drained_by_hand old "$nat"; }
+
+# A server does that has the connection in TIME_WAIT itself. It is asked again when IPVS has one
+# server only: it answers for the old connection, the client's TCP resets that, and the next SYN
+# is taken.
+old_syn_same_server()
+{
+	settings 1 0
+	by_hand old "$rs2" "settled TIME_WAIT" --end fin
+	[ "$connected" = true ] || fault "no second connection"
+	[ "$syn_retransmits" = 1 ] || fault "SYNs sent again: $syn_retransmits"
+	outcome="refused once by the server ($ms ms)" result=$ms$'\t1'
+	stays
+	evicts tcp_closed 2
+	witness_says drop || return
+	[ "$count" = 0 ] || fault "ipvs-watch saw IPVS drop $count" "${witness[@]}"
+}
 
 ##############################################################################
 
