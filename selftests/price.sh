@@ -34,10 +34,10 @@ service=10.9.0.1
 port=20000
 loads="bulk datagrams datagrams_expire_nodest fresh_ports"
 declare -A label_of=(
-	[bulk]="TCP, 8 MB in single packets"
-	[datagrams]="UDP, 4000 datagrams and answers"
+	[bulk]="TCP, 32 MB in single packets"
+	[datagrams]="UDP, 20000 datagrams and answers"
 	[datagrams_expire_nodest]="the same, expire_nodest_conn=1"
-	[fresh_ports]="TCP, 300 connections on fresh ports"
+	[fresh_ports]="TCP, 1000 connections on fresh ports"
 )
 kernels="stock module"
 [ -z "${PATCHED:-}" ] || kernels+=" patched"
@@ -96,12 +96,12 @@ kernel_is()
 ##############################################################################
 # What is measured
 
-bulk() { in_ns "$client" iperf3 -c $service -p 5201 -n 8M >/dev/null; }
+bulk() { in_ns "$client" iperf3 -c $service -p 5201 -n 32M >/dev/null; }
 
 datagrams()
 {
 	port=$((port + 1))
-	in_ns "$client" "$harness" datagrams --from 10.0.0.2:$port --to $service:80 --count 4000 >/dev/null
+	in_ns "$client" "$harness" datagrams --from 10.0.0.2:$port --to $service:80 --count 20000 >/dev/null
 }
 
 datagrams_expire_nodest()
@@ -115,8 +115,8 @@ fresh_ports()
 {
 	local first=$port
 
-	port=$((port + 300))
-	in_ns "$client" "$harness" burst --connections 300 --from 10.0.0.2 --ports $first-$((port - 1)) \
+	port=$((port + 1000))
+	in_ns "$client" "$harness" burst --connections 1000 --from 10.0.0.2 --ports $first-$((port - 1)) \
 		--to $service:80 >/dev/null
 }
 
