@@ -336,15 +336,17 @@ live_ids()
 		sed -nE "s/^[^=]*src=[^=]* dst=[^=]* sport=(${1}02[01]) .* (id=[0-9]+).*/\1:\2/p" | sort
 }
 
-# load ARGUMENTS...: by `console`; sets `line` to its summary.
-load()
+# all_connect ARGUMENTS...: whether none of a load by `console` fails; sets `line` to its summary.
+all_connect()
 {
 	ask "load $*"
 	while [[ $line = \{\"t\":* ]]; do
 		read -r -t 30 line <&"${console_out[$console]}" || line="nothing within 30 s"
 	done
-	[[ $line = *'"failed":0,'* ]] || fault "connections failed: $line"
+	[[ $line = *'"failed":0,'* ]]
 }
+
+load() { all_connect "$@" || fault "connections failed: $line"; }
 
 # It opens a flow as one without data does. The answer finds no socket at the client, which
 # resets the flow; what then becomes of the client's own connection is of no interest.
@@ -384,8 +386,11 @@ same_syn_on_two_processors()
 	read -r -t 10 line <&"${console_out[packets]}" || fault "one link sent nothing"
 	counters_add_up
 	[ "$half" = stock ] || has_counted evicted_{tcp,sctp}_closed left_no_conntrack
-	load --from 10.0.0.2 --to "$nat" --ports 33000-33127 --rate 200 --seconds 20 --connections 128 \
-		--hold 0s --end server-rst
+	set -- --from 10.0.0.2 --to "$nat" --ports 33000-33127 --rate 200 --seconds 20 \
+		--connections 128 --hold 0s --end server-rst
+	# The servers' halves of what those packets opened still send SYN-ACKs, and the client's RST
+	# for one of them may meet the connection that the port has now.
+	all_connect "$@" || all_connect "$@" || load "$@"
 	((${#faults[@]})) || found "unharmed"
 	start_witness
 }
