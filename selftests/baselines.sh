@@ -1,0 +1,177 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# IPVS as other kernels have it, or had it (baselines/*.patch): each does what its patch says,
+# and no more. It is what the others are measured beside. How a case is judged stands in
+# reuse.sh; virtual services as in conn_reuse.sh.
+#
+# IPVS: a directory with the baseline's ip_vs.ko, which is loaded
+#
+# usage: baselines.sh [NAME]		(else the one in the directory's name, ipvs-NAME-...)
+
+# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2317 # cases are called by name
+# The witness knows the IPVS of today.
+unset WATCH
+# shellcheck source=selftests/reuse.sh
+. "$(dirname "$0")/reuse.sh"
+
+need_modules nft_masq
+
+nat=10.9.0.1:80
+masq=10.9.0.2:80
+zone=10.9.0.3:80
+
+baseline=${IPVS:-}
+baseline=${baseline##*/ipvs-}
+baseline=${1:-${baseline%%-*}}
+case $baseline in
+legacy) cases="legacy_server_fin legacy_client_rst legacy_server_rst legacy_drained
+	legacy_drained_mode_0 legacy_deleted" ;;
+tencent) cases="tencent_server_fin tencent_server_rst tencent_drained tencent_stays_on_old_conntrack
+	tencent_masqueraded tencent_zone tencent_switched_off" ;;
+*) skip_all "IPVS is not the directory of a baseline: scripts/ipvs.sh legacy, or tencent" ;;
+esac
+
+setup()
+{
+	begin_director 2
+	nft -f - <<-END || bail_out "cannot load the nft rules"
+		table ip kube {
+			chain prerouting {
+				type nat hook prerouting priority dstnat
+				ip daddr ${masq%:*} tcp dport 80 meta mark set meta mark or 0x4000
+			}
+			chain postrouting {
+				type nat hook postrouting priority srcnat
+				meta mark and 0x4000 == 0x4000 masquerade
+			}
+		}
+		table ip zone {
+			chain prerouting {
+				type filter hook prerouting priority raw
+				ip daddr ${zone%:*} tcp dport 80 ct zone set 7
+				iifname "rs*" tcp sport 82 ct zone set 7
+			}
+		}
+	END
+	service -t $nat -m 80
+	service -t $masq -m 80
+	service -t $zone -m 82
+	make_services
+	start_traffic --listen 0.0.0.0:80 --listen 0.0.0.0:82 --proto tcp
+}
+
+label_of=(
+	[legacy_server_fin]="server's FIN: lost, whatever conntrack says"
+	[legacy_client_rst]="client's RST: likewise"
+	[legacy_server_rst]="server's RST: lost"
+	[legacy_drained]="still open, server drained: lost"
+	[legacy_drained_mode_0]="server's RST, then drained, conn_reuse_mode=0: sticks to the drained server"
+	[legacy_deleted]="still open, server deleted: the entry stays, lost"
+	[tencent_server_fin]="server's FIN: nothing lost"
+	[tencent_server_rst]="server's RST: nothing lost"
+	[tencent_drained]="still open, server drained: nothing lost"
+	[tencent_stays_on_old_conntrack]="server's RST: the new connection has the old conntrack"
+	[tencent_masqueraded]="server's RST, masqueraded: lost"
+	[tencent_zone]="server's RST, conntrack zone: never"
+	[tencent_switched_off]="server's RST, conn_reuse_old_conntrack=0: lost"
+)
+
+# expect WHAT: the first packet, in this half.
+expect() { first_packet "$1" "$1"; }
+
+# after_the ENDING STATE MODE: a connection that ended, and was scheduled again.
+after_the()
+{
+	settings 1 0
+	reconnect "${service:-$nat}" "settled $2" --end "$1" --timeout 2.5s
+	expect "$3"
+	goes_elsewhere
+}
+
+legacy_server_fin() { after_the fin TIME_WAIT lost; }
+legacy_client_rst() { after_the client-rst CLOSE lost; }
+legacy_server_rst() { after_the server-rst CLOSE lost; }
+
+drained()
+{
+	settings 1 1
+	reconnect "$nat" "drain -t $nat" --end hold
+	undrain -t "$nat"
+	expect "$1"
+	goes_elsewhere
+}
+
+legacy_drained() { drained lost; }
+
+closed_then_drained()
+{
+	settled CLOSE
+	drain -t "$nat"
+}
+
+legacy_drained_mode_0()
+{
+	settings 0 1
+	reconnect "$nat" closed_then_drained --end server-rst
+	undrain -t "$nat"
+	expect kept
+	stays
+}
+
+server_goes()
+{
+	remove -t "$nat"
+	# Where its entries are expired at once, they are gone by then.
+	sleep 0.5
+	entry_is ESTABLISHED || fault "the entry did not stay"
+}
+
+legacy_deleted()
+{
+	settings 1 1
+	reconnect "$nat" server_goes --end hold
+	restore -t "$nat"
+	expect lost
+	goes_elsewhere
+}
+
+tencent_server_fin() { after_the fin TIME_WAIT kept; }
+tencent_server_rst() { after_the server-rst CLOSE kept; }
+tencent_drained() { drained kept; }
+tencent_masqueraded() { local service=$masq; after_the server-rst CLOSE lost; }
+tencent_zone() { local service=$zone; after_the server-rst CLOSE never; }
+
+closed_with_conntrack()
+{
+	settled CLOSE
+	old_conntrack=$(conntrack_id)
+}
+
+tencent_stays_on_old_conntrack()
+{
+	local old_conntrack='' now
+
+	settings 1 0
+	reconnect "$nat" closed_with_conntrack --end server-rst
+	expect kept
+	now=$(conntrack_id)
+	[ -n "$old_conntrack" ] || fault "there was no conntrack"
+	[[ $now = *"$old_conntrack"* ]] || fault "had conntrack $old_conntrack, has ${now:-none}"
+}
+
+tencent_switched_off()
+{
+	sysctl_set ipv4/vs/conn_reuse_old_conntrack 0
+	after_the server-rst CLOSE lost
+	sysctl_set ipv4/vs/conn_reuse_old_conntrack 1
+}
+
+half=$baseline column_of[$baseline]="IPVS, $baseline"
+# shellcheck disable=SC2086 # a list
+set -- $cases
+ktap_plan $#
+setup
+run_cases
+ktap_exit
