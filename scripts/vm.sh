@@ -79,7 +79,7 @@ script=${log%.log}.sh
 printf '%s\n' "$command" >"$script"
 trap 'rm -f "$script"' EXIT
 
-boot=(vng --run "$kernel" "${accel[@]}" --cpus $cpus --memory 2G --user root)
+boot=(vng --run "$kernel" "${accel[@]}" --cpus "$cpus" --memory 2G --user root)
 if [ "$1" = --shell ]; then
 	say "type 'exit' to stop the machine; the module is loaded, the tests are in selftests/"
 	exec "${boot[@]}" --exec "modprobe ip_vs; insmod '$MODULE'; cd /src; exec bash -i"

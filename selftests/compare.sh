@@ -20,13 +20,28 @@ with()
 	export COLUMN=$1
 
 	echo "# with $COLUMN"
-	rmmod ip_vs_rr ip_vs 2>/dev/null
+	unload_ipvs
 	modprobe ip_vs || exit
 	if [ -n "$2" ]; then
 		rmmod ip_vs
 		insmod "$2/ip_vs.ko" || exit
 	fi
-	env "${@:3}" ./conn_reuse.sh | grep -c '^ok' | sed 's/^/#   as the cases want it: /'
+	[ -z "${MODULE:-}" ] || insmod "$MODULE" || exit
+	env "${@:3}" ./conn_reuse.sh | grep -c '^ok [^#]*$' | sed 's/^/#   as the cases want it: /'
+	[ -z "${MODULE:-}" ] || rmmod ip_vs_reuse
+}
+
+# The namespaces of the run before go, and with them what holds IPVS, in the background.
+unload_ipvs()
+{
+	local try
+
+	for try in {1..60}; do
+		[ -e /sys/module/ip_vs ] || return 0
+		rmmod ip_vs_rr ip_vs 2>/dev/null || sleep 0.5
+	done
+	echo "ip_vs cannot be unloaded after $try tries"
+	exit 1
 }
 
 module=${MODULE:?the module}
@@ -35,9 +50,7 @@ with "mode 0" "" MODE=0
 with "legacy" "$LEGACY"
 with "tencent" "$TENCENT"
 with "stock" ""
-insmod "$module" || exit
-with "stock + module" "" MODULE_IS_IN=yes
-rmmod ip_vs_reuse
+MODULE=$module with "stock + module" "" MODULE_IS_IN=yes
 with "patched" "$PATCHED" IPVS=patched
 
 "$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)"

@@ -29,6 +29,7 @@ become_director "$@"
 need_tools ethtool ip iperf3 ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct veth
 need_harness
+[ -n "${MODULE:-}" ] || skip_all "needs MODULE, the module"
 
 service=10.9.0.1
 port=20000
@@ -148,7 +149,11 @@ for ((round = 0; round <= rounds; round++)); do
 	echo "# round $round of $rounds"
 done
 
-echo "what is sent                          stock ms   range   $(printf '%s   range   ' $kernels | cut -c 16-)"
+printf '%-36s stock ms   range ' "what is sent"
+for kernel in ${kernels#stock}; do
+	printf '  %7s   range ' "$kernel"
+done
+echo
 for load in $loads; do
 	stock=$(median <"$tmp/stock.$load")
 	printf '%-36s' "${label_of[$load]}"

@@ -12,8 +12,7 @@
 cd "$(dirname "$0")" || exit
 
 cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh"
-# shellcheck disable=SC2086 # a list
-set -- ${*/#%cases/$cases}
+tests=${*/#%cases/$cases}
 
 RESULTS=$(mktemp)
 export RESULTS
@@ -24,7 +23,7 @@ if [ -n "${IPVS:-}" ]; then
 fi
 
 failed=0
-for test in "$@"; do
+for test in $tests; do
 	echo "# $test"
 	"./$test"
 	status=$?
