@@ -3,33 +3,24 @@
 //! Evicts the stale conntrack of a packet that IPVS is about to schedule anew.
 //!
 //! A packet that opens a flow and meets an old IPVS entry is dropped by `ip_vs_in_hook()` where
-//! its conntrack is confirmed: such a conntrack cannot follow to another real server. This hook
-//! stands one step before conntrack. Where [`policy`](crate::policy) says that IPVS would drop,
-//! it takes the stale conntrack out of the table; conntrack then gives the packet a new one by
-//! itself, and everything behind (nat, filter, IPVS) does what it does for any new flow.
+//! its conntrack is confirmed: such a conntrack cannot follow to another real server. We are asked
+//! one step before conntrack looks. Where [`policy`](crate::policy) says that IPVS would drop, the
+//! stale conntrack is taken out of the table; conntrack then gives the packet a new one by itself,
+//! and everything behind (nat, filter, IPVS) does what it does for any new flow.
 //!
-//! What a packet costs on top of the hook itself:
-//!
-//! | packet | cost |
-//! | --- | --- |
-//! | namespace without a virtual service | two loads |
-//! | opens no flow | the loads of its headers; no call (but to walk IPv6 extension headers), no lookup, nothing written |
-//! | TCP SYN, SCTP INIT | one lookup in IPVS's table |
-//! | UDP datagram | as one that opens no flow; one lookup in IPVS's table where `expire_nodest_conn` is 1 |
-//! | matches an old entry (UDP: whose server has left) | a counter of this processor; where it is to be evicted, its checksum, which conntrack would compute a moment later and need not again, and one lookup in conntrack's table |
+//! What it costs: a counter of this processor; and where the conntrack is to be evicted, the
+//! packet's checksum, which conntrack would compute a moment later and need not again, and one
+//! lookup in conntrack's table.
 
 use crate::counters::{Counters, Event};
-use crate::ipvs::{Conn, Ipvs};
-use crate::net::{Family, Id, Namespace, Packet, PerNamespace, Transport};
-use crate::netfilter::{
-    attached, Attached, Conntrack, Direction, Handler, HookState, Place, Point, Template,
-    PRIORITY_CONNTRACK,
-};
-use crate::policy::{decide, Entry, Opener, Server, Settings, Situation, Verdict};
+use crate::ipvs::Reopened;
+use crate::net::{Id, Namespace, PerNamespace, Transport};
+use crate::netfilter::{Conntrack, Direction};
+use crate::policy::{decide, Entry, Opener, Reason, Server, Settings, Situation, Verdict};
 use crate::trace;
 use kernel::{prelude::*, seq_file::SeqFile};
 
-/// The hook and its counters in one namespace.
+/// What is kept in one namespace.
 pub struct Evict {
     counters: Counters,
 }
@@ -54,143 +45,53 @@ impl PerNamespace for Evict {
     }
 }
 
-const fn before_conntrack(family: Family, point: Point) -> Place {
-    Place {
-        family,
-        point,
-        priority: PRIORITY_CONNTRACK - 1,
+/// A packet that may open a flow has matched an old entry. RCU read side.
+pub fn reopened(flow: &Reopened<'_>) {
+    let (Some(opener), Some(evict)) = (opener(flow.transport), Evict::of(flow.state)) else {
+        return;
+    };
+    // Any datagram may be the first that meets a server's leaving. (That IPVS holds deleted
+    // servers, `dest_trash`, says so too late: it marks a server before it moves it there.)
+    let gone = || flow.conn.destination().is_some_and(|s| !s.is_available());
+    if opener == Opener::UdpDatagram && !gone() {
+        return;
     }
-}
 
-impl Handler for Evict {
-    const PLACES: &'static [Place] = &[
-        before_conntrack(Family::Ipv4, Point::PreRouting),
-        before_conntrack(Family::Ipv4, Point::LocalOut),
-        before_conntrack(Family::Ipv6, Point::PreRouting),
-        before_conntrack(Family::Ipv6, Point::LocalOut),
-    ];
-
-    #[inline]
-    fn packet(&self, state: &HookState, packet: &Packet) {
-        let family = state.family();
-        let Some(ipvs) = Ipvs::of(state.namespace()).filter(|ipvs| ipvs.has_hooks(family)) else {
-            return;
-        };
-        let Some(transport) = packet.transport(family) else {
-            return;
-        };
-        if let Some(opener) = opener(ipvs, packet, transport) {
-            self.opens_flow(ipvs, state, packet, transport, opener);
+    evict.counters.count(Event::Matched);
+    match matched(flow, opener) {
+        Ok(reason) => {
+            let evicted = Event::evicted(opener, reason);
+            evict.counters.count(evicted);
+            trace::evict(flow.conn, evicted.name());
+        }
+        Err(left) => {
+            evict.counters.count(left);
+            trace::leave(flow.conn, left.name());
         }
     }
 }
 
-/// What the packet opens, if anything. A packet that conntrack would call invalid opens nothing.
-#[inline]
-fn opener(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<Opener> {
-    let Transport { protocol, offset } = transport;
-    let room = packet.length().checked_sub(offset)?;
-
-    match protocol {
-        Transport::TCP => {
-            const FIN: u8 = 0x01;
-            const SYN: u8 = 0x02;
-            const RST: u8 = 0x04;
-            const ACK: u8 = 0x10;
-            let [words, flags] = packet.read(offset.checked_add(12)?)?;
-            let header = u32::from(words >> 4) * 4;
-
-            (flags & (SYN | ACK | RST | FIN) == SYN && (20..=room).contains(&header))
-                .then_some(Opener::TcpSyn)
-        }
-        Transport::SCTP => {
-            const INIT: u8 = 1;
-            // An INIT has no verification tag, and says so.
-            let [_, _, _, _, tag @ .., _, _, _, _, chunk, _, high, low] =
-                packet.read::<16>(offset)?;
-            let length = u32::from(u16::from_be_bytes([high, low]));
-
-            (chunk == INIT && tag == [0; 4] && (20..=room).contains(&length))
-                .then_some(Opener::SctpInit)
-        }
-        Transport::UDP if ipvs.expire_nodest_conn() => {
-            let [high, low] = packet.read(offset.checked_add(4)?)?;
-            let length = u32::from(u16::from_be_bytes([high, low]));
-
-            (8..=room).contains(&length).then_some(Opener::UdpDatagram)
-        }
+fn opener(transport: Transport) -> Option<Opener> {
+    match transport.protocol {
+        Transport::TCP => Some(Opener::TcpSyn),
+        Transport::SCTP => Some(Opener::SctpInit),
+        Transport::UDP => Some(Opener::UdpDatagram),
         _ => None,
     }
 }
 
-impl Evict {
-    /// The way of a packet that opens a flow.
-    fn opens_flow(
-        &self,
-        ipvs: &Ipvs,
-        state: &HookState,
-        packet: &Packet,
-        transport: Transport,
-        opener: Opener,
-    ) {
-        // IPVS itself would not look at these.
-        let ours = match state.point() {
-            Point::PreRouting => packet.is_to_host(),
-            Point::LocalOut => !packet.is_from_nodefrag_socket(),
-        };
-        if !ours || packet.is_handled_by_ipvs() || ipvs.is_idle_backup() {
-            return;
-        }
-        // Nor would conntrack at these.
-        let template = match attached(packet) {
-            Attached::Nothing => None,
-            Attached::Template(template) => Some(template),
-            Attached::Untracked | Attached::Conntrack => return,
-        };
-        let Some(conn) = ipvs.find_conn(state.family(), packet) else {
-            return;
-        };
-
-        // Any datagram may be the first that meets a server's leaving. (That IPVS holds deleted
-        // servers, `dest_trash`, says so too late: it marks a server before it moves it there.)
-        let gone = || conn.destination().is_some_and(|s| !s.is_available());
-        if opener == Opener::UdpDatagram && !gone() {
-            return;
-        }
-
-        self.counters.count(Event::Matched);
-        match matched(ipvs, state, packet, transport, opener, template, &conn) {
-            Ok(evicted) => {
-                self.counters.count(evicted);
-                trace::evict(&conn, evicted.name());
-            }
-            Err(left) => {
-                self.counters.count(left);
-                trace::leave(&conn, left.name());
-            }
-        }
-    }
-}
-
-/// The way of a packet that opens a flow and matches an old entry: what was done, or as error
-/// why nothing was.
-fn matched(
-    ipvs: &Ipvs,
-    state: &HookState,
-    packet: &Packet,
-    transport: Transport,
-    opener: Opener,
-    template: Option<&Template>,
-    conn: &Conn,
-) -> Result<Event, Event> {
-    let reason = match decide(&situation(ipvs, opener, conn)) {
+/// The way of a packet that opens a flow and matches an old entry: why its conntrack was evicted,
+/// or as error why it was left.
+fn matched(flow: &Reopened<'_>, opener: Opener) -> Result<Reason, Event> {
+    let reason = match decide(&situation(flow, opener)) {
         Verdict::Evict(reason) => reason,
         Verdict::Leave(kept) => return Err(kept.into()),
     };
-    if !state.checksum_is_good(packet, transport) {
+    if !flow.state.checksum_is_good(flow.packet, flow.transport) {
         return Err(Event::LeftBadChecksum);
     }
-    let conntrack = Conntrack::find(state, packet, template).ok_or(Event::LeftNoConntrack)?;
+    let conntrack =
+        Conntrack::find(flow.state, flow.packet, flow.template).ok_or(Event::LeftNoConntrack)?;
 
     if conntrack.direction() != Direction::Original {
         Err(Event::LeftReply)
@@ -200,27 +101,27 @@ fn matched(
         Err(Event::LeftDying)
     } else {
         conntrack.kill();
-        Ok(Event::evicted(opener, reason))
+        Ok(reason)
     }
 }
 
 /// Reads all that the decision depends on, each once.
-fn situation(ipvs: &Ipvs, opener: Opener, conn: &Conn) -> Situation {
+fn situation(flow: &Reopened<'_>, opener: Opener) -> Situation {
     Situation {
         opener,
         entry: Entry {
-            phase: conn.phase(),
-            one_way: conn.is_one_way(),
-            controlled: conn.is_controlled(),
-            controlling: conn.is_controlling(),
+            phase: flow.conn.phase(),
+            one_way: flow.conn.is_one_way(),
+            controlled: flow.conn.is_controlled(),
+            controlling: flow.conn.is_controlling(),
         },
-        server: conn.destination().map(|server| Server {
+        server: flow.conn.destination().map(|server| Server {
             drained: server.weight() == 0,
             available: server.is_available(),
         }),
         settings: Settings {
-            conn_reuse_mode: ipvs.conn_reuse_mode(),
-            expire_nodest_conn: ipvs.expire_nodest_conn(),
+            conn_reuse_mode: flow.ipvs.conn_reuse_mode(),
+            expire_nodest_conn: flow.ipvs.expire_nodest_conn(),
         },
     }
 }

@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IPVS without the lost first packet, on a stock kernel.
+//! What IPVS has in Rust.
 //!
-//! [`evict`] stands in every network namespace, one step before conntrack, and takes away the
-//! stale conntracks for which IPVS would drop the first packet of a new flow. [`policy`] is the
-//! decision. [`p2c`] is a scheduler; [`sampler`] is its arithmetic. Below them are the abstractions
-//! over C, [`ipvs`], [`netfilter`], [`net`], [`trace`] and [`base`], and nothing above those is
-//! unsafe.
+//! - [`p2c`] is a scheduler; [`sampler`] is its arithmetic.
+//! - [`entrance`] is where packets come from that reopen a flow.
+//! - [`evict`] takes away the stale conntracks for which IPVS would drop them; it has [`counters`].
+//! - [`policy`] is the decision.
+//!
+//! Below them are the abstractions over C, and nothing above those is unsafe:
+//!
+//! - [`base`], RCU and random numbers
+//! - [`ipvs`]
+//! - [`net`], namespaces and packets
+//! - [`netfilter`], with conntrack
+//! - [`trace`], the tracepoints
 
 pub mod base;
 pub mod bindings;
 pub mod counters;
+#[cfg_attr(not(IP_VS_FLOW_OPS), path = "stock.rs")]
+pub mod entrance;
 pub mod evict;
 pub mod ipvs;
 pub mod net;
@@ -26,7 +35,7 @@ module! {
     type: Reuse,
     name: "ip_vs_reuse",
     authors: ["The ipvs-reuse authors"],
-    description: "IPVS: no lost first packet when a client reuses its port",
+    description: "IPVS: no lost first packet when a client reuses its port, and p2c",
     license: "GPL",
     alias: ["ip_vs_p2c"],
 }
@@ -37,6 +46,8 @@ pub struct Reuse {
     #[pin]
     p2c: ipvs::SchedulerRegistration<p2c::P2c>,
     #[pin]
+    entrance: entrance::Entrance,
+    #[pin]
     evict: net::Registration<evict::Evict>,
 }
 
@@ -44,6 +55,7 @@ impl kernel::InPlaceModule for Reuse {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             evict <- net::Registration::new(),
+            entrance <- entrance::Entrance::new(),
             // Last: from here on services may use it.
             p2c <- ipvs::SchedulerRegistration::new(module),
         })

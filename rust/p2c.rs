@@ -8,7 +8,7 @@
 //! never a stampede: no more than it is drawn for, which is about twice its share. Connections
 //! that have ended and wait do not count as load.
 //!
-//! The draw takes a table ([`sampler`](crate::sampler)) that is made anew when real servers
+//! The draw takes a table ([`sampler`]) that is made anew when real servers
 //! come, go or change, and published by RCU. A change that finds no memory for a new one leaves
 //! the old one in force, is counted, and is made good by the next. The table says who is asked;
 //! who may be chosen is asked of the servers themselves, so that even an old table sends nothing

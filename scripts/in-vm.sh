@@ -7,7 +7,8 @@
 # program, WATCH ipvs-watch; variables named in VM_ENV are handed on. With --shell: a prompt
 # there, the module loaded.
 #
-# IPVS: a variant that ipvs.sh builds; the variable names its directory there
+# IPVS: a variant that ipvs.sh builds; the variable names its directory there. If it has a module
+# of its own, MODULE is that.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -18,6 +19,9 @@ programs=$("$top/scripts/harness.sh")
 HARNESS=$programs/harness
 WATCH=$programs/ipvs-watch
 VM_ENV="MODULE HARNESS WATCH V IPVS ${VM_ENV:-}"
-[ -z "${IPVS:-}" ] || IPVS=$("$top/scripts/ipvs.sh" "$IPVS")
+if [ -n "${IPVS:-}" ]; then
+	IPVS=$("$top/scripts/ipvs.sh" "$IPVS")
+	[ ! -e "$cache/${IPVS#/cache/}/ip_vs_reuse.ko" ] || MODULE=$IPVS/ip_vs_reuse.ko
+fi
 export MODULE HARNESS WATCH V IPVS VM_ENV
 exec "$top/scripts/vm.sh" "$release" "$@"

@@ -7,7 +7,8 @@
 # made from, and prints that directory as it is called in the build root: ip_vs.ko is there, to
 # be loaded in place of the stock one. No kernel is built.
 #
-#   patched    with the series for that kernel, patches/SERIES
+#   patched    with the series for that kernel, patches/SERIES; beside it ip_vs_reuse.ko, built
+#              out of the tree for this IPVS, whose packets it decides about when asked
 #   NAME       as kernels once were: selftests/baselines/NAME.patch
 #
 # The patches are put on by git am, on a copy-on-write view of the kernel's directory.
@@ -19,20 +20,24 @@ if [ "${1:-}" != --inside ]; then
 	variant=${1:?a variant: patched, or one of selftests/baselines}
 	release=$("$top/scripts/kernel.sh")
 	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
+	sources=()
 	case $variant in
-	patched) patches=("patches/$series"/000[1-9]-*.patch) ;;
+	patched)
+		patches=("patches/$series"/000[1-9]-*.patch)
+		mapfile -t sources < <(find "$top/Kbuild" "$top/rust" -type f | sort)
+		;;
 	*) patches=("selftests/baselines/$variant.patch") ;;
 	esac
 	cd "$top"
 	[ -e "${patches[0]}" ] || die "there is no ${patches[0]}"
-	name=ipvs-$variant-$release-$(key "$0" "${patches[@]}" "$root/usr/src/rust-linux-$release/.complete")
+	name=ipvs-$variant-$release-$(key "$0" "${patches[@]}" "${sources[@]}" "$root/usr/src/rust-linux-$release/.complete")
 
 	[ -e "$cache/$name" ] || lock ipvs
 	if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
 		rm -rf "$cache/$name.new"
 		mkdir "$cache/$name.new"
 		step "$cache/log/ipvs.log" "building IPVS for Linux $release, $variant" \
-			"$top/scripts/enter.sh" "scripts/ipvs.sh" --inside "$release" "/cache/$name.new" "${patches[@]}"
+			"$top/scripts/enter.sh" "scripts/ipvs.sh" --inside "$variant" "$release" "/cache/$name.new" "${patches[@]}"
 		mv "$cache/$name.new" "$cache/$name"
 	fi
 	echo "/cache/$name"
@@ -40,8 +45,8 @@ if [ "${1:-}" != --inside ]; then
 fi
 shift
 
-release=$1 to=$2
-shift 2
+variant=$1 release=$2 to=$3
+shift 3
 patches=("${@/#//src/}")
 
 kernel_view "$release" "${patches[@]}"
@@ -49,3 +54,9 @@ cd /tmp/kernel
 git am "${patches[@]}"
 make -j"$(nproc)" M=net/netfilter/ipvs W=1 modules
 cp net/netfilter/ipvs/ip_vs.ko "$to/"
+
+if [ "$variant" = patched ]; then
+	make M=/src MO="$to/module" KBUILD_EXTRA_SYMBOLS=/tmp/kernel/net/netfilter/ipvs/Module.symvers modules
+	mv "$to/module/ip_vs_reuse.ko" "$to/"
+	rm -r "$to/module"
+fi

@@ -42,7 +42,7 @@ build() {
 }
 
 format_rust() {
-	rustfmt --check --config-path "$kdir/.rustfmt.toml" rust/ip_vs_reuse.rs rust/sampler.rs selftests/modules/*.rs &&
+	rustfmt --check --config-path "$kdir/.rustfmt.toml" rust/{ip_vs_reuse,entrance,stock,sampler}.rs selftests/modules/*.rs &&
 		cargo fmt --check --manifest-path selftests/Cargo.toml --all
 }
 
@@ -80,6 +80,9 @@ check "clippy: the module" build clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings
 check "clippy: harness, host tests and ipvs-watch" clippy_user_space
 check "no panic in the packet path" no_panics
 check "no unsafe outside the abstractions" no_unsafe
+if [ -e "patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$2")" ]; then
+	check "patches/ and rust/ say the same" scripts/export-patches.sh --inside "$2" --check
+fi
 check "shellcheck" shell_scripts
 check "checkpatch" style_c
 echo "# lint: $passed passed, $failed failed"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel crate does not have, or not before 7.3: values that RCU frees, and random
+//! What the kernel crate does not have, or not in all kernels: values that RCU frees, and random
 //! numbers.
 
 mod rcu;

@@ -19,5 +19,8 @@
 /* The kernel crate knows struct net by name only before 7.3 */
 const size_t IP_VS_REUSE_OFFSET_OF_NET_IPVS = offsetof(struct net, ipvs);
 
-#include "../helpers.h"
+#include "../ipvs/helpers.h"
+#include "../net/helpers.h"
+#include "../netfilter/helpers.h"
+#include "../stock.h"
 #include "../trace/trace.h"

@@ -6,30 +6,32 @@ use super::Destination;
 use crate::bindings;
 use crate::policy::Phase;
 use core::ptr::NonNull;
+use kernel::types::Opaque;
 
-/// A connection entry (`struct ip_vs_conn`). Holds a reference.
+/// A connection entry (`struct ip_vs_conn`).
 ///
 /// # Invariants
 ///
-/// The pointer is to a valid entry, to which this object owns a reference. IPVS lets go of an
-/// entry's real server and of its controlling entry only when it has the last reference.
-pub struct Conn(NonNull<bindings::ip_vs_conn>);
+/// It is valid: somebody holds a reference. IPVS lets go of an entry's real server and of its
+/// controlling entry only when it has the last reference.
+#[repr(transparent)]
+pub struct Conn(Opaque<bindings::ip_vs_conn>);
 
 impl Conn {
     /// Wraps an entry.
     ///
     /// # Safety
     ///
-    /// `cp` is valid, and the caller hands over a reference.
+    /// For `'a`, `cp` satisfies the invariants of [`Conn`].
     #[inline]
-    pub(super) unsafe fn from_raw(cp: NonNull<bindings::ip_vs_conn>) -> Self {
-        // INVARIANT: By the contract.
-        Self(cp)
+    pub(super) unsafe fn from_raw<'a>(cp: NonNull<bindings::ip_vs_conn>) -> &'a Self {
+        // SAFETY: By the contract; `Conn` is a transparent wrapper.
+        unsafe { cp.cast().as_ref() }
     }
 
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::ip_vs_conn {
-        self.0.as_ptr()
+        self.0.get()
     }
 
     /// How far the flow has come.
@@ -79,19 +81,10 @@ impl Conn {
     /// The real server, if IPVS knows one.
     #[inline]
     pub fn destination(&self) -> Option<&Destination> {
-        // SAFETY: Valid by the type's invariants: while we hold the entry, it holds its server.
+        // SAFETY: Valid by the type's invariants: while the entry is held, it holds its server.
         unsafe {
             let dest = (&raw const (*self.as_ptr()).dest).read_volatile();
             Some(Destination::from_raw(NonNull::new(dest)?))
         }
-    }
-}
-
-impl Drop for Conn {
-    #[inline]
-    fn drop(&mut self) {
-        // `ip_vs_conn_put()` would start the entry's timer again: only IPVS itself may.
-        // SAFETY: The reference is ours by the type's invariants.
-        unsafe { bindings::ip_vs_reuse___ip_vs_conn_put(self.as_ptr()) };
     }
 }

@@ -217,8 +217,13 @@ impl<T: Scheduler> SchedulerRegistration<T> {
     pub fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scheduler <- Opaque::try_ffi_init(move |place: *mut bindings::ip_vs_scheduler| {
+                // SAFETY: `place` is memory for the scheduler; only the address is taken.
+                let list = unsafe { &raw mut (*place).n_list };
                 let scheduler = bindings::ip_vs_scheduler {
+                    // A list head starts out pointing at itself.
+                    n_list: bindings::list_head { next: list, prev: list },
                     name: T::NAME.as_char_ptr().cast_mut(),
+                    refcnt: bindings::atomic_t { counter: 0 },
                     module: module.as_ptr(),
                     init_service: Some(Adapter::<T>::init_callback),
                     done_service: Some(Adapter::<T>::done_callback),
@@ -226,14 +231,11 @@ impl<T: Scheduler> SchedulerRegistration<T> {
                     del_dest: T::HAS_DELETE_DESTINATION.then_some(Adapter::<T>::delete_callback),
                     upd_dest: T::HAS_UPDATE_DESTINATION.then_some(Adapter::<T>::update_callback),
                     schedule: Some(Adapter::<T>::schedule_callback),
-                    ..Default::default()
                 };
-                // SAFETY: `place` is memory for the scheduler, pinned, and stays until it is
-                // unregistered in `drop`. A list head starts out pointing at itself.
+                // SAFETY: `place` is pinned, and stays until the scheduler is unregistered in
+                // `drop`.
                 unsafe {
                     place.write(scheduler);
-                    let list = &raw mut (*place).n_list;
-                    list.write(bindings::list_head { next: list, prev: list });
                     to_result(bindings::register_ip_vs_scheduler(place))
                 }
             }),

@@ -5,7 +5,7 @@
 //! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
 
 use crate::bindings;
-use crate::netfilter::{Handler, Hooks};
+use crate::netfilter::HookState;
 use core::marker::PhantomData;
 use core::ptr;
 use kernel::{
@@ -13,7 +13,7 @@ use kernel::{
     ffi::{c_int, c_uint, c_void},
     prelude::*,
     seq_file::SeqFile,
-    sync::atomic::{AtomicFlag, Full, Release},
+    sync::atomic::{Acquire, AtomicFlag, Full, Release},
     types::Opaque,
 };
 
@@ -47,10 +47,12 @@ impl Namespace {
 pub struct Id {
     number: Opaque<c_uint>,
     taken: AtomicFlag,
+    /// The type is in place in every namespace.
+    in_place: AtomicFlag,
 }
 
 // SAFETY: `number` is written by the core, before the first callback, in a registration that has
-// `taken` the id; from then on it is only read.
+// `taken` the id; it is read in callbacks, and by others when the type is `in_place`.
 unsafe impl Sync for Id {}
 
 impl Id {
@@ -60,13 +62,13 @@ impl Id {
         Self {
             number: Opaque::zeroed(),
             taken: AtomicFlag::new(false),
+            in_place: AtomicFlag::new(false),
         }
     }
 }
 
-/// What a module keeps in every namespace: state that handles packets and shows itself in
-/// `/proc/net`.
-pub trait PerNamespace: Handler + Send {
+/// What a module keeps in every namespace, and shows in `/proc/net`.
+pub trait PerNamespace: Send + Sync + 'static {
     /// The file in `/proc/net`, readable by all.
     const PROC_NAME: &'static CStr;
 
@@ -81,12 +83,21 @@ pub trait PerNamespace: Handler + Send {
 
     /// Writes the file in `/proc/net`. May sleep.
     fn show(&self, file: &SeqFile);
-}
 
-/// What lies in a namespace for a `T`, in memory that the core allocates zeroed and frees.
-struct Slot<T: PerNamespace> {
-    state: T,
-    hooks: Hooks<T>,
+    /// The state in the namespace of a packet; `None` unless the type is registered. A few loads.
+    #[inline]
+    fn of(packet: &HookState) -> Option<&Self>
+    where
+        Self: Sized,
+    {
+        if !Self::id().in_place.load(Acquire) {
+            return None;
+        }
+        // SAFETY: The type is in place in all namespaces. It leaves them a grace period after it
+        // said so, or after the last device, and so the last packet, has left a namespace: `packet`
+        // is in an RCU read side.
+        unsafe { Registration::<Self>::slot(packet.namespace().as_ptr()).as_ref() }
+    }
 }
 
 /// A [`PerNamespace`] type that is in place in every namespace, those to come included, until
@@ -105,11 +116,11 @@ unsafe impl<T: PerNamespace> Sync for Registration<T> {}
 
 impl<T: PerNamespace> Registration<T> {
     /// Puts a `T` into every namespace. May sleep. Errors: those of [`PerNamespace::new`],
-    /// `ENOMEM`, `EBUSY` where the id is in use, and what netfilter says to the hooks.
+    /// `ENOMEM`, and `EBUSY` where the id is in use.
     pub fn new() -> impl PinInit<Self, Error> {
         const {
             // What the core allocates is aligned for pointers and no more.
-            assert!(align_of::<Slot<T>>() <= align_of::<*const ()>());
+            assert!(align_of::<T>() <= align_of::<*const ()>());
         }
         try_pin_init!(Self {
             ops <- Opaque::try_ffi_init(|ops: *mut bindings::pernet_operations| {
@@ -121,7 +132,7 @@ impl<T: PerNamespace> Registration<T> {
                     pre_exit: Some(Self::pre_exit_callback),
                     exit: Some(Self::exit_callback),
                     id: T::id().number.get(),
-                    size: size_of::<Slot<T>>(),
+                    size: size_of::<T>(),
                     ..Default::default()
                 };
                 // SAFETY: `ops` is memory for the operations, pinned, and stays until the
@@ -130,19 +141,20 @@ impl<T: PerNamespace> Registration<T> {
                     ops.write(callbacks);
                     to_result(bindings::register_pernet_subsys(ops))
                 }
+                .inspect(|()| T::id().in_place.store(true, Release))
                 .inspect_err(|_| T::id().taken.store(false, Release))
             }),
             _state: PhantomData,
         })
     }
 
-    /// Where the state of a namespace lies.
+    /// Where the state of a namespace lies, in memory that the core allocates and frees.
     ///
     /// # Safety
     ///
     /// The type is registered, and the namespace is between the core's call of
     /// `init_callback` and the end of its call of `exit_callback`.
-    unsafe fn slot(net: *mut bindings::net) -> *mut Slot<T> {
+    unsafe fn slot(net: *mut bindings::net) -> *mut T {
         // SAFETY: By the contract the id is valid in this namespace.
         unsafe { bindings::ip_vs_reuse_net_generic(net, *T::id().number.get()).cast() }
     }
@@ -156,17 +168,11 @@ impl<T: PerNamespace> Registration<T> {
             let namespace = unsafe { Namespace::from_raw(net) };
             // SAFETY: We are in `init_callback`.
             let slot = unsafe { Self::slot(net) };
-            let state = T::new(namespace)?;
-
             // SAFETY: The core allocated the slot for this, and nobody looks there yet.
-            let state = unsafe {
-                let place = &raw mut (*slot).state;
-                place.write(state);
-                place
-            };
+            unsafe { slot.write(T::new(namespace)?) };
 
             // SAFETY: `proc_net` is the namespace's directory. The file is taken away, readers
-            // and all, in `pre_exit_callback` or right below, while the state is still there.
+            // and all, in `pre_exit_callback`, while the state is still there.
             let file = unsafe {
                 bindings::proc_create_net_single(
                     T::PROC_NAME.as_char_ptr(),
@@ -176,33 +182,13 @@ impl<T: PerNamespace> Registration<T> {
                     ptr::null_mut(),
                 )
             };
-            let hooks = if file.is_null() {
-                Err(ENOMEM)
-            } else {
-                // SAFETY: `pre_exit_callback` unregisters the hooks; they and the state stay until
-                // `exit_callback`, and in between the core waits for a grace period.
-                unsafe { Hooks::register(namespace, state) }
-            };
-
-            match hooks {
-                Ok(hooks) => {
-                    // SAFETY: As for the state. Packets see the state only, never this.
-                    unsafe { (&raw mut (*slot).hooks).write(hooks) };
-                    Ok(0)
-                }
-                Err(err) => {
-                    // The core frees the slot and calls nothing more.
-                    // SAFETY: A failed registration leaves no handler running, and with the file
-                    // gone nobody has the state.
-                    unsafe {
-                        if !file.is_null() {
-                            Self::remove_file(net);
-                        }
-                        state.drop_in_place();
-                    }
-                    Err(err)
-                }
+            if file.is_null() {
+                // The core frees the slot and calls nothing more.
+                // SAFETY: It was just written, and nobody has it.
+                unsafe { slot.drop_in_place() };
+                return Err(ENOMEM);
             }
+            Ok(0)
         })
     }
 
@@ -210,12 +196,14 @@ impl<T: PerNamespace> Registration<T> {
     ///
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn pre_exit_callback(net: *mut bindings::net) {
-        // SAFETY: The core calls this once after a successful `init_callback`, which filled the
-        // slot, and waits for a grace period before it calls `exit_callback`.
+        // SAFETY: The core calls this once after a successful `init_callback`, which made the file.
+        // `proc_net` goes away after our callbacks: its owner registered before us.
         unsafe {
-            (*Self::slot(net)).hooks.unregister();
-            Self::remove_file(net);
-        }
+            bindings::remove_proc_entry(
+                T::PROC_NAME.as_char_ptr(),
+                bindings::ip_vs_reuse_proc_net(net),
+            )
+        };
     }
 
     /// # Safety
@@ -229,27 +217,13 @@ impl<T: PerNamespace> Registration<T> {
 
     /// # Safety
     ///
-    /// The namespace has our file.
-    unsafe fn remove_file(net: *mut bindings::net) {
-        // SAFETY: By the contract. `proc_net` goes away after our callbacks: its owner registered
-        // before us.
-        unsafe {
-            bindings::remove_proc_entry(
-                T::PROC_NAME.as_char_ptr(),
-                bindings::ip_vs_reuse_proc_net(net),
-            )
-        };
-    }
-
-    /// # Safety
-    ///
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn show_callback(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
         // SAFETY: The file is one of `proc_create_net_single()`, whose open keeps the namespace.
         // While the file is there, so is the state.
         let (file, state) = unsafe {
             let net = bindings::ip_vs_reuse_seq_file_single_net(seq);
-            (SeqFile::from_raw(seq), &(*Self::slot(net)).state)
+            (SeqFile::from_raw(seq), &*Self::slot(net))
         };
         state.show(file);
         0
@@ -259,6 +233,7 @@ impl<T: PerNamespace> Registration<T> {
 #[pinned_drop]
 impl<T: PerNamespace> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
+        T::id().in_place.store(false, Release);
         // SAFETY: It was registered by `new`, or this object would not be.
         unsafe { bindings::unregister_pernet_subsys(self.ops.get()) };
         T::id().taken.store(false, Release);

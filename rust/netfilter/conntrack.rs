@@ -11,18 +11,6 @@ use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 use kernel::types::Opaque;
 
-/// What conntrack has attached to a packet so far.
-pub enum Attached<'a> {
-    /// Nothing: conntrack has not seen it.
-    Nothing,
-    /// A template that a rule of the raw table made: it says the zone.
-    Template(&'a Template),
-    /// A rule said `notrack`.
-    Untracked,
-    /// A conntrack: the packet comes by a second time (loopback, VRF).
-    Conntrack,
-}
-
 /// A template for the conntrack of a packet.
 ///
 /// # Invariants
@@ -31,23 +19,16 @@ pub enum Attached<'a> {
 #[repr(transparent)]
 pub struct Template(Opaque<bindings::nf_conn>);
 
-/// Tells what is attached to a packet.
-#[inline]
-pub fn attached(packet: &Packet) -> Attached<'_> {
-    let mut info = 0;
-    // SAFETY: The packet is valid by its invariants, `info` is a local.
-    let ct = unsafe { bindings::ip_vs_reuse_nf_ct_get(packet.as_ptr(), &mut info) };
-
-    if info == bindings::ip_conntrack_info_IP_CT_UNTRACKED {
-        Attached::Untracked
-    } else if ct.is_null() {
-        Attached::Nothing
-    // SAFETY: The packet holds a reference to what is attached to it.
-    } else if unsafe { bindings::ip_vs_reuse_nf_ct_is_template(ct) } {
-        // SAFETY: As above: valid as long as the packet is borrowed.
-        Attached::Template(unsafe { &*ct.cast::<Template>() })
-    } else {
-        Attached::Conntrack
+impl Template {
+    /// Wraps a template.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`, `ptr` satisfies the invariants of [`Template`].
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(ptr: NonNull<bindings::nf_conn>) -> &'a Self {
+        // SAFETY: By the contract; `Template` is a transparent wrapper.
+        unsafe { ptr.cast().as_ref() }
     }
 }
 

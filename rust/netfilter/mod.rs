@@ -3,7 +3,9 @@
 //! Netfilter: hooks and connection tracking.
 
 mod conntrack;
-mod hook;
+mod state;
+mod stock;
 
-pub use self::conntrack::{attached, Attached, Conntrack, Direction, Template};
-pub use self::hook::{Handler, HookState, Hooks, Place, Point, PRIORITY_CONNTRACK};
+pub use self::conntrack::{Conntrack, Direction, Template};
+pub use self::state::HookState;
+pub use self::stock::{attached, Attached, Handler, Hooks, Point, PRIORITY_CONNTRACK};

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tracepoints, and what of the module's description module! has no word for.
+ * The tracepoints.
  */
 
-#include <linux/module.h>
 #include <net/ip_vs.h>
 
 #include "trace.h"
@@ -38,6 +37,3 @@ void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason)
 {
 	trace_ip_vs_reuse_leave(cp, reason);
 }
-
-/* What module! has no word for */
-MODULE_VERSION(IP_VS_REUSE_VERSION);

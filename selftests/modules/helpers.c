@@ -1,3 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The abstractions' C half once more: an object belongs to one module only. */
-#include "../../rust/helpers.c"
+#include "../../rust/ipvs/helpers.c"
+#include "../../rust/net/helpers.c"
+#include "../../rust/netfilter/helpers.c"
+#include "../../rust/stock.c"
