@@ -50,8 +50,7 @@ pub fn reopened(flow: &Reopened<'_>) {
     let (Some(opener), Some(evict)) = (opener(flow.transport), Evict::of(flow.state)) else {
         return;
     };
-    // Any datagram may be the first that meets a server's leaving. (That IPVS holds deleted
-    // servers, `dest_trash`, says so too late: it marks a server before it moves it there.)
+    // Any datagram may be the first that meets a server's leaving. Others are not counted.
     let gone = || flow.conn.destination().is_some_and(|s| !s.is_available());
     if opener == Opener::UdpDatagram && !gone() {
         return;

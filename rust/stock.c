@@ -54,6 +54,19 @@ bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip
 	return ip_vs_fill_iph_skb(af, skb, false, iph);
 }
 
+/*
+ * Whether a real server may just be leaving its service, or has left it while entries still refer
+ * to it. IPVS marks it and puts it into the trash under the mutex, in this order: who finds the
+ * mutex free after that finds the trash filled.
+ */
+bool ip_vs_reuse_servers_may_have_left(struct netns_ipvs *ipvs)
+{
+	if (mutex_is_locked(&ipvs->service_mutex))
+		return true;
+	smp_rmb();	/* with the release of the mutex */
+	return !list_empty(&ipvs->dest_trash);
+}
+
 void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp)
 {
 	__ip_vs_conn_put(cp);

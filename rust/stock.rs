@@ -9,7 +9,7 @@
 //! | namespace without a virtual service | two loads |
 //! | opens no flow | the loads of its headers; no call (but to walk IPv6 extension headers), no lookup, nothing written |
 //! | TCP SYN, SCTP INIT | one lookup in IPVS's table |
-//! | UDP datagram | as one that opens no flow; one lookup in IPVS's table where `expire_nodest_conn` is 1 |
+//! | UDP datagram | as one that opens no flow; where `expire_nodest_conn` is 1 two loads more, and while IPVS still knows servers that were deleted one lookup in its table |
 //! | matches an old entry (UDP: whose server has left) | what [`evict`] says |
 
 use crate::evict;
@@ -68,7 +68,7 @@ fn may_open_flow(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<b
 
             Some(chunk == INIT && tag == [0; 4] && (20..=room).contains(&length))
         }
-        Transport::UDP if ipvs.expire_nodest_conn() => {
+        Transport::UDP if ipvs.expire_nodest_conn() && ipvs.may_have_lost_servers() => {
             let [high, low] = packet.read(offset.checked_add(4)?)?;
             let length = u32::from(u16::from_be_bytes([high, low]));
 

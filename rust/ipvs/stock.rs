@@ -50,6 +50,14 @@ impl Ipvs {
             && read_setting!(self, sysctl_backup_only) != 0
     }
 
+    /// Whether entries may refer to a real server that has left its service, or is just leaving:
+    /// only then may a UDP datagram be scheduled anew. Two loads.
+    #[inline]
+    pub fn may_have_lost_servers(&self) -> bool {
+        // SAFETY: Valid by the type's invariants.
+        unsafe { bindings::ip_vs_reuse_servers_may_have_left(self.as_ptr()) }
+    }
+
     /// Finds the entry of the flow that a client's packet belongs to. RCU read side; one
     /// lookup in a hash table, and a reference.
     pub fn find_conn(&self, family: Family, packet: &Packet) -> Option<HeldConn> {
