@@ -65,7 +65,7 @@ cases="director_client_rst director_drained director_ipv6_rst director_ipv6_drai
 	vrf_rst vrf_rst_ipv6 vrf_drained
 	bridge_rst bridge_rst_ipv6 bridged_syn_live bridged_syn_live_ipv6
 	fragmented_syn_rst fragmented_syn_rst_ipv6 fragmented_syn_drained fragmented_syn_drained_ipv6
-	fragments_server_deleted fragments_server_deleted_ipv6
+	atomic_fragment_rst_ipv6 fragments_server_deleted fragments_server_deleted_ipv6
 	extension_header_rst extension_header_drained
 	old_syn_fin old_syn_rst old_syn_rst_ipv6 old_syn_drained old_syn_same_server"
 
@@ -246,6 +246,7 @@ label_of=(
 	[fragmented_syn_rst_ipv6]="SYN in fragments, server's RST, IPv6"
 	[fragmented_syn_drained]="SYN in fragments, server drained"
 	[fragmented_syn_drained_ipv6]="SYN in fragments, server drained, IPv6"
+	[atomic_fragment_rst_ipv6]="SYN behind a fragment header, server's RST, IPv6"
 	[fragments_server_deleted]="UDP in fragments, server deleted"
 	[fragments_server_deleted_ipv6]="UDP in fragments, server deleted, IPv6"
 	[extension_header_rst]="IPv6 extension header, server's RST"
@@ -818,12 +819,16 @@ drained_and_bridged()
 # by_hand KIND SERVICE BETWEEN ARGUMENTS...
 by_hand()
 {
+	local frames=''
+
 	count_fragments
 	reconnect "$2" "$3" "${@:4}" --handmade "$1" --link "director=$(mac_of client)"
 	busywait 5000 find_second || fault "there is no second connection"
-	if [ "$1" = fragments ]; then
-		[[ $(nft list table netdev fragments) =~ packets\ [2-9] ]] || fault "there were no fragments"
-	fi
+	case $1 in
+	atomic) frames='[1-9]' ;;
+	fragments) frames='[2-9]' ;;
+	esac
+	[[ $(nft list table netdev fragments) =~ packets\ $frames ]] || fault "there were no fragments"
 	nft delete table netdev fragments
 }
 
@@ -859,6 +864,9 @@ fragmented_syn_rst() { rst_by_hand fragments "$nat" lost; }
 fragmented_syn_rst_ipv6() { rst_by_hand fragments "$nat6" lost; }
 fragmented_syn_drained() { drained_by_hand fragments "$nat"; }
 fragmented_syn_drained_ipv6() { drained_by_hand fragments "$nat6"; }
+
+# Whole by itself: conntrack and IPVS take it as if the header were not there.
+atomic_fragment_rst_ipv6() { rst_by_hand atomic "$nat6" lost; }
 
 rst_by_hand()
 {

@@ -17,6 +17,8 @@ use crate::wire;
 pub enum Kind {
     /// In two fragments; of IPv4, with the flags in the second one
     Fragments,
+    /// Whole, behind a fragment header all the same (RFC 8200, 4.5); of IPv4, as any packet
+    Atomic,
     /// Its sequence number and its timestamp are less than the first connection's
     Old,
 }
@@ -88,6 +90,14 @@ fn frames(kind: Kind, age: Age, from: SocketAddr, to: SocketAddr, number: u32) -
     let segment = syn(age, from, to);
     let (from, to) = (from.ip(), to.ip());
     match kind {
+        Kind::Atomic => vec![wire::fragment(
+            from,
+            to,
+            wire::TCP,
+            &segment,
+            0..segment.len(),
+            number ^ age.sequence,
+        )],
         Kind::Old => vec![wire::ip(from, to, wire::TCP, &segment)],
         Kind::Fragments => {
             // IPv6 wants a whole header in the first one (RFC 8200, 4.5).
@@ -192,6 +202,10 @@ mod tests {
                 .collect();
             assert_eq!(frames.len(), 2);
             assert_eq!(parts, syn(Age::default(), from, to));
+
+            let whole = super::frames(Kind::Atomic, Age::default(), from, to, 1);
+            assert_eq!(whole.len(), 1);
+            assert_eq!(whole[0][header..], parts);
         }
     }
 
