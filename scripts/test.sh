@@ -3,7 +3,9 @@
 #
 # Everything that must hold: the pure code on the host, the rest in virtual machines, two at a
 # time: much of a test is waiting for a client's second try. The kernel's own tests have a boot
-# to themselves: what they leave behind cannot disturb the others. So has p2c.sh, at the end:
+# to themselves: what they leave behind cannot disturb the others. So has each other IPVS, with
+# the patches or as it once was: they are built here, and the whole matrix of the patched one is
+# `make patches-check`. So has p2c.sh, at the end:
 # it measures shares by the second, and wants the machine for itself. Ends with a line
 # 'N passed, N failed'. All output is kept in the cache, log/test.log.
 #
@@ -31,17 +33,24 @@ in_vm() {
 }
 
 kernel_tests() {
-	KERNEL_TESTS=$("$top/scripts/kernel-selftests.sh")
-	VM_ENV="KERNEL_TESTS LONG"
 	[ -z "${LONG:-}" ] || export VM_TIMEOUT=14400
-	export KERNEL_TESTS LONG VM_ENV
-	in_vm kernel_tests.sh
+	VM_ENV="KERNEL_TESTS LONG" in_vm kernel_tests.sh
+}
+
+first() {
+	local status=0
+	in_vm "$cases" || status=1
+	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "conn_reuse.sh kernel_ipvs_conn_reuse.sh" || status=1
+	return $status
 }
 
 beside() {
-	local status=0
+	local status=0 baseline
 	in_vm "$others" || status=1
 	kernel_tests || status=1
+	for baseline in legacy tencent; do
+		IPVS=$baseline in_vm baselines.sh || status=1
+	done
 	return $status
 }
 
@@ -52,10 +61,14 @@ on_host 2>&1 | tee "$log" | grep -E '^(test result|error|test .*FAILED)|panicked
 # What both machines need is built before, once.
 "$top/scripts/module.sh" >/dev/null
 "$top/scripts/harness.sh" >/dev/null
-"$top/scripts/kernel-selftests.sh" >/dev/null
+for variant in patched legacy tencent; do
+	"$top/scripts/ipvs.sh" $variant >/dev/null
+done
+KERNEL_TESTS=$("$top/scripts/kernel-selftests.sh")
+export KERNEL_TESTS LONG
 say "testing in two virtual machines; one's results come now, the other's behind them (ten minutes or twenty)"
 beside >"$log.beside" 2>&1 &
-in_vm "$cases" 2>&1 | tee -a "$log" || status=1
+first 2>&1 | tee -a "$log" || status=1
 tail --pid=$! -n +1 -f "$log.beside"
 wait $! || status=1
 cat "$log.beside" >>"$log"
