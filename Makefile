@@ -21,6 +21,8 @@ help:
 	@echo 'make shell      a prompt in the machine, with the module loaded'
 	@echo 'make lint       formatting, warnings, panics, style'
 	@echo 'make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
+	@echo 'make ipvs KERNEL=6.12   a fixed ip_vs.ko for a kernel without Rust (6.12, 6.1, 5.10): build it,'
+	@echo '                test it on that kernel, and leave it here'
 	@echo 'make compare    one table: IPVS as it was, is, and is with the module or the patches'
 	@echo 'make clean      forget what was built from this tree'
 	@echo 'make distclean  forget the build root and the kernels too'
@@ -38,7 +40,7 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long shell lint patches-check compare
+.PHONY: demo test test-long shell lint patches-check compare ipvs
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
@@ -54,6 +56,9 @@ patches-check: kernel
 	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh cases matrix.sh
 compare: kernel
 	$(Q)scripts/compare.sh
+
+ipvs: root
+	$(Q)scripts/fixed-ipvs.sh
 
 .PHONY: clean distclean
 clean:

@@ -8,7 +8,7 @@
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-rm -f "$top/ip_vs_reuse.ko" "$top/ipvs-watch"
+rm -f "$top/ip_vs_reuse.ko" "$top/ip_vs.ko" "$top/ipvs-watch"
 [ -d "$cache" ] || exit 0
 if [ "${1:-}" = --all ]; then
 	what=("$cache")

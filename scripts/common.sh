@@ -80,12 +80,12 @@ failed() {
 	die "failed: $1$why (log: $2)"
 }
 
-# kernel_view RELEASE PATCH...: makes /tmp/kernel, a copy-on-write view of the directory of Linux
-# RELEASE, with a git history of those files that the patches change. Inside the build root.
+# kernel_view DIRECTORY PATCH...: makes /tmp/kernel, a copy-on-write view of a kernel's DIRECTORY,
+# with a git history of those files that the patches change. Inside the build root.
 kernel_view() {
 	mkdir /tmp/{changed,work,kernel}
 	mount -t overlay overlay /tmp/kernel \
-		-o "lowerdir=/usr/src/rust-linux-$1,upperdir=/tmp/changed,workdir=/tmp/work"
+		-o "lowerdir=$1,upperdir=/tmp/changed,workdir=/tmp/work"
 	git -C /tmp/kernel init -q
 	git -C /tmp/kernel config user.name nobody
 	git -C /tmp/kernel config user.email nobody@localhost

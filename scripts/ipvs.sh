@@ -49,7 +49,7 @@ variant=$1 release=$2 to=$3
 shift 3
 patches=("${@/#//src/}")
 
-kernel_view "$release" "${patches[@]}"
+kernel_view "/usr/src/rust-linux-$release" "${patches[@]}"
 cd /tmp/kernel
 git am "${patches[@]}"
 make -j"$(nproc)" M=net/netfilter/ipvs W=1 modules

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
+# usage: kernel.sh [--without-rust]
+#
 # Puts Linux $KERNEL and its Rust kernel directory into the build root, and prints its release.
+# One without Rust comes with its packaged headers instead, and the source of IPVS.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -9,12 +12,20 @@
 : "${KERNEL:?a release such as 7.3.4+deb13-cloud-amd64, or a series such as 7.3}"
 [[ $KERNEL =~ ^[A-Za-z0-9.+~_-]+$ ]] || die "KERNEL='$KERNEL' is no kernel release, nor a series such as 7.3"
 
-make_directory() { "$top/scripts/enter.sh" scripts/rust-kernel-dir.sh "$KERNEL"; }
+script=rust-kernel-dir.sh
+directory=rust-linux-$KERNEL
+what="making the kernel directory for Linux $KERNEL (two minutes)"
+if [ "${1:-}" = --without-rust ]; then
+	script=kernel-headers.sh
+	directory=ipvs-linux-$KERNEL
+	what="getting Linux $KERNEL, its headers and its IPVS (half a minute)"
+fi
 
-if [ "$(cat "$root/usr/src/rust-linux-$KERNEL/.complete" 2>/dev/null)" != \
-	"$(sha256sum <"$top/scripts/rust-kernel-dir.sh")" ]; then
+make_directory() { "$top/scripts/enter.sh" "scripts/$script" "$KERNEL"; }
+
+if [ "$(cat "$root/usr/src/$directory/.complete" 2>/dev/null)" != "$(sha256sum <"$top/scripts/$script")" ]; then
 	lock kernel
 	need_space 4
-	step "$cache/log/kernel.log" "making the kernel directory for Linux $KERNEL (two minutes)" make_directory
+	step "$cache/log/kernel.log" "$what" make_directory
 fi
 make_directory

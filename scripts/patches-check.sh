@@ -16,7 +16,7 @@ if [ "${1:-}" != --inside ]; then
 fi
 release=$2
 series=/src/patches/$3
-kernel_view "$release" "$series"/0*.patch
+kernel_view "/usr/src/rust-linux-$release" "$series"/0*.patch
 cd /tmp/kernel
 
 failed=0

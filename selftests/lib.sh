@@ -210,7 +210,6 @@ setup_network()
 			echo "address add 10.2.$n.1/24 dev rs$n"
 			echo "address add fd00:2:$n::1/64 dev rs$n nodad"
 			echo "link set rs$n up"
-			echo "link add rs$n netns $client type veth peer name client netns $ns"
 		done
 	} | ip -batch - || bail_out "cannot make the namespaces"
 	no_reverse_path_filter
@@ -225,6 +224,8 @@ setup_network()
 		echo "route add 10.9.0.0/24 via 10.0.0.1"
 		echo "route add fd00:9::/64 via fd00:0::1"
 		for n in "${!servers[@]}"; do
+			# Made there: up to 6.12 a name must be free where the maker is, too.
+			echo "link add rs$n type veth peer name client netns ${servers[n]}"
 			echo "address add 10.1.$n.2/24 dev rs$n"
 			echo "address add fd00:1:$n::2/64 dev rs$n nodad"
 			echo "link set rs$n up"

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# For Linux $KERNEL, one without Rust: builds its ip_vs.ko with patches/SERIES, against the headers
+# as packaged; shows on that very kernel, in the virtual machine, that the fault is there with the
+# stock IPVS and gone with this one (selftests/fixed_ipvs.sh); and leaves ip_vs.ko in the checkout.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+if [ "${1:-}" != --inside ]; then
+	release=$("$top/scripts/kernel.sh" --without-rust)
+	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
+	cd "$top"
+	patches=("patches/$series"/000[1-9]-*.patch)
+	name=ipvs-patched-$release-$(key "$0" "${patches[@]}" "$root/usr/src/ipvs-linux-$release/.complete")
+
+	[ -e "$cache/$name" ] || lock ipvs
+	if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
+		rm -rf "$cache/$name.new"
+		mkdir "$cache/$name.new"
+		step "$cache/log/ipvs.log" "building IPVS for Linux $release, patched" \
+			"$top/scripts/enter.sh" scripts/fixed-ipvs.sh --inside "$release" "/cache/$name.new" "${patches[@]}"
+		mv "$cache/$name.new" "$cache/$name"
+	fi
+
+	programs=$("$top/scripts/harness.sh")
+	HARNESS=$programs/harness WATCH=$programs/ipvs-watch IPVS=/cache/$name
+	VM_ENV="HARNESS WATCH IPVS"
+	export HARNESS WATCH IPVS VM_ENV
+	say "booting Linux $release: the stock IPVS first, then the patched one (three minutes)"
+	"$top/scripts/vm.sh" "$release" selftests/fixed_ipvs.sh
+	cp "$cache/$name/ip_vs.ko" "$top/"
+	say "ip_vs.ko for Linux $release is here: README.md, 'Kernels without Rust', says where it goes"
+	exit
+fi
+shift
+
+release=$1 to=$2
+shift 2
+patches=("${@/#//src/}")
+headers=/usr/src/linux-headers-$release
+
+kernel_view "/usr/src/ipvs-linux-$release" "${patches[@]}"
+cd /tmp/kernel
+git am "${patches[@]}"
+make -C "$headers" -j"$(nproc)" M="$PWD/net/netfilter/ipvs" modules
+
+# With CONFIG_MODVERSIONS the stock schedulers load on top only if these are the stock one's.
+exports() { awk '$3 ~ /net\/netfilter\/ipvs\/ip_vs$/ { print $2, $1 }' "$1" | sort; }
+changed=$(diff <(exports "$headers/Module.symvers") <(exports net/netfilter/ipvs/Module.symvers)) ||
+	die "the stock schedulers would not load: the patches change what ip_vs.ko exports, or its checksums (__GENKSYMS__ hides an #include from them): $changed"
+
+cp net/netfilter/ipvs/ip_vs.ko "$to/"
