@@ -82,7 +82,7 @@ export_to() {
 	done
 }
 
-kernel_view "$release" "$series"/0*.patch
+kernel_view "/usr/src/rust-linux-$release" "$series"/0*.patch
 cd /tmp/kernel
 status=0
 for patch in "$series"/000[1-9]-*.patch; do
