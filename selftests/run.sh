@@ -12,7 +12,11 @@
 cd "$(dirname "$0")" || exit
 
 cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh"
-tests=${*/#%cases/$cases}
+tests=()
+for test in "$@"; do
+	# shellcheck disable=SC2206 # a list
+	[ "$test" = cases ] && tests+=($cases) || tests+=("$test")
+done
 
 RESULTS=$(mktemp)
 export RESULTS
@@ -23,7 +27,7 @@ if [ -n "${IPVS:-}" ]; then
 fi
 
 failed=0
-for test in $tests; do
+for test in "${tests[@]}"; do
 	echo "# $test"
 	"./$test"
 	status=$?
