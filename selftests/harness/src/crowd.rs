@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{bail, Context as _};
+use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
@@ -82,6 +83,8 @@ pub struct Crowd {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     connecting: usize,
     tally: Tally,
+    /// From first packet to greeting, in microseconds, to three digits.
+    times: Histogram<u64>,
     greeted: ByServer,
 }
 
@@ -111,6 +114,7 @@ impl Crowd {
             timers: BinaryHeap::new(),
             connecting: 0,
             tally: Tally::default(),
+            times: Histogram::new(3)?,
             greeted: ByServer::new(),
         })
     }
@@ -137,6 +141,18 @@ impl Crowd {
 
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// How long each connection took from its first packet to its greeting, in microseconds.
+    pub fn times(&self) -> &Histogram<u64> {
+        &self.times
+    }
+
+    /// From now on, counts anew.
+    pub fn start_counting(&mut self) {
+        self.tally = Tally::default();
+        self.times.clear();
+        self.greeted.clear();
     }
 
     /// The connections that were greeted since this was last asked.
@@ -170,6 +186,14 @@ impl Crowd {
         self.connecting += 1;
         self.tally.opened += 1;
         self.enter(id, phase, Some(self.timeout));
+        Ok(())
+    }
+
+    /// Opens connections until so many are not over, or `most` have been opened.
+    pub fn keep_open(&mut self, at_once: u32, most: u32) -> anyhow::Result<()> {
+        while self.clients.len() < at_once as usize && self.tally.opened < most {
+            self.open()?;
+        }
         Ok(())
     }
 
@@ -277,7 +301,9 @@ impl Crowd {
         tally.connected += 1;
         tally.slow += u32::from(retransmits > 0);
         tally.syn_retransmits += retransmits;
-        tally.worst_ms = tally.worst_ms.max(client.opened.elapsed().as_millis());
+        let took = client.opened.elapsed();
+        tally.worst_ms = tally.worst_ms.max(took.as_millis());
+        self.times.saturating_record(took.as_micros() as u64);
         *tally.servers.entry(name.to_string()).or_default() += 1;
         *self.greeted.entry(name.to_string()).or_default() += 1;
         self.connecting -= 1;
