@@ -47,6 +47,9 @@ pub struct Tally {
     /// Connected, but only after the first packet was sent again.
     pub slow: u32,
     pub syn_retransmits: u32,
+    /// The slow ones that waited for TCP's timer, a second: nothing came of the first packet. To
+    /// others a server answered that it still has the old connection, and they tried again at once.
+    pub first_lost: u32,
     /// The longest time from first packet to greeting.
     pub worst_ms: u128,
     pub servers: ByServer,
@@ -68,6 +71,12 @@ struct Client {
     due: Option<Instant>,
 }
 
+/// What takes longer is counted as so long.
+const LONGEST_US: u64 = 1_000_000_000;
+
+/// What TCP waits for an answer to its first packet, and not quite.
+const RETRANSMIT_TIMEOUT: Duration = Duration::from_millis(950);
+
 pub struct Crowd {
     to: SocketAddr,
     sources: Sources,
@@ -85,6 +94,7 @@ pub struct Crowd {
     tally: Tally,
     /// From first packet to greeting, in microseconds, to three digits.
     times: Histogram<u64>,
+    last_greeted: Option<Instant>,
     greeted: ByServer,
 }
 
@@ -114,7 +124,8 @@ impl Crowd {
             timers: BinaryHeap::new(),
             connecting: 0,
             tally: Tally::default(),
-            times: Histogram::new(3)?,
+            times: Histogram::new_with_max(LONGEST_US, 3)?,
+            last_greeted: None,
             greeted: ByServer::new(),
         })
     }
@@ -146,6 +157,11 @@ impl Crowd {
     /// How long each connection took from its first packet to its greeting, in microseconds.
     pub fn times(&self) -> &Histogram<u64> {
         &self.times
+    }
+
+    /// When the last connection was greeted.
+    pub fn last_greeted(&self) -> Option<Instant> {
+        self.last_greeted
     }
 
     /// From now on, counts anew.
@@ -301,8 +317,11 @@ impl Crowd {
         tally.connected += 1;
         tally.slow += u32::from(retransmits > 0);
         tally.syn_retransmits += retransmits;
-        let took = client.opened.elapsed();
+        let now = Instant::now();
+        let took = now - client.opened;
+        self.last_greeted = Some(now);
         tally.worst_ms = tally.worst_ms.max(took.as_millis());
+        tally.first_lost += u32::from(retransmits > 0 && took >= RETRANSMIT_TIMEOUT);
         self.times.saturating_record(took.as_micros() as u64);
         *tally.servers.entry(name.to_string()).or_default() += 1;
         *self.greeted.entry(name.to_string()).or_default() += 1;

@@ -5,6 +5,7 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _};
@@ -45,5 +46,29 @@ pub fn send(from: SocketAddr, to: SocketAddr, count: u32, answered: bool) -> any
     net::print_json(&Report {
         datagrams: count,
         ns_each: start.elapsed().as_nanos() / u128::from(count),
+    })
+}
+
+/// Sends `count` datagrams from `from` to each of these ports of `to`'s address in turn.
+pub fn send_to_each(
+    from: SocketAddr,
+    to: SocketAddr,
+    count: u32,
+    ports: RangeInclusive<u16>,
+) -> anyhow::Result<()> {
+    let socket = Proto::Udp.socket(from)?;
+    socket
+        .bind(&from.into())
+        .with_context(|| format!("cannot bind {from}"))?;
+    let start = Instant::now();
+    for port in ports.cycle().take(count as usize) {
+        let to = SocketAddr::new(to.ip(), port);
+        socket
+            .send_to(b"?", &to.into())
+            .with_context(|| format!("cannot send to {to}: is a real server there?"))?;
+    }
+    net::print_json(&Report {
+        datagrams: count,
+        ns_each: start.elapsed().as_nanos() / u128::from(count.max(1)),
     })
 }

@@ -2,6 +2,7 @@
 
 //! The traffic of the tests, one subcommand a role. This file is the command line only.
 
+mod bulk;
 mod crowd;
 mod datagrams;
 mod flows;
@@ -184,6 +185,19 @@ enum Role {
         /// Wait for the answer to each before the next
         #[arg(long)]
         answered: bool,
+        /// Send to these ports in turn, and wait for nothing
+        #[arg(long, conflicts_with = "answered", value_parser = port_range)]
+        ports: Option<RangeInclusive<u16>>,
+    },
+    /// Send bytes to a server that throws them away, and report what it takes as JSON
+    Bulk {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        bytes: u64,
     },
     /// Send bad packets, and good ones among them, at flows; report how many of each kind as JSON
     Packets {
@@ -394,7 +408,12 @@ fn play(role: Role) -> anyhow::Result<()> {
             to,
             count,
             answered,
-        } => datagrams::send(from, to, count, answered),
+            ports,
+        } => match ports {
+            Some(ports) => datagrams::send_to_each(from, to, count, ports),
+            None => datagrams::send(from, to, count, answered),
+        },
+        Role::Bulk { from, to, bytes } => bulk::send(from, to, bytes),
         Role::Packets {
             links,
             from,

@@ -28,14 +28,17 @@ struct Interval {
     /// When it ended, in milliseconds since 1970.
     at_ms: u128,
     servers: ByServer,
+    /// Those that have failed so far.
+    failed: u32,
 }
 
 #[derive(Serialize)]
 struct Report {
     concurrency: u32,
     ports: usize,
+    /// Until the last greeting in time.
     seconds: f64,
-    /// Greeted within that time.
+    /// Greeted in time.
     connections: u32,
     per_second: f64,
     /// From the first packet to the greeting, of all that were opened within that time.
@@ -43,8 +46,9 @@ struct Report {
     p99_ms: f64,
     p999_ms: f64,
     max_ms: f64,
-    /// Connections whose first packet was lost.
+    /// Connections that sent their first packet again, and those whose first packet was lost.
     slow: u32,
+    first_lost: u32,
     syn_retransmits: u32,
     failed: u32,
     over_500_ms: u64,
@@ -95,7 +99,12 @@ pub fn storm(mut crowd: Crowd, plan: &Plan) -> anyhow::Result<()> {
         crowd.keep_open(plan.concurrency, most)?;
         crowd.run_until(line.map_or(end, |due| due.min(end)))?;
     }
-    let took = start.elapsed().as_secs_f64();
+    // Where all wait for the same second, they come in volleys: up to the last of them is what
+    // the number of connections belongs to.
+    let last = crowd.last_greeted().filter(|&last| last > start);
+    let took = last
+        .map_or(start.elapsed(), |last| last - start)
+        .as_secs_f64();
     let connections = crowd.tally().connected;
     crowd.end_all()?;
     if plan.every.is_some() {
@@ -116,6 +125,7 @@ pub fn storm(mut crowd: Crowd, plan: &Plan) -> anyhow::Result<()> {
         p999_ms: ms(times.value_at_quantile(0.999)),
         max_ms: ms(times.max()),
         slow: tally.slow,
+        first_lost: tally.first_lost,
         syn_retransmits: tally.syn_retransmits,
         failed: tally.failed,
         over_500_ms: times.count_between(LONG_US, u64::MAX),
@@ -128,5 +138,6 @@ fn print_interval(crowd: &mut Crowd) -> anyhow::Result<()> {
     net::print_json(&Interval {
         at_ms: SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis(),
         servers: crowd.take_greeted(),
+        failed: crowd.tally().failed,
     })
 }
