@@ -22,6 +22,8 @@ help:
 	@echo 'make lint       formatting, warnings, panics, style'
 	@echo 'make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
 	@echo 'make compare    one table: IPVS as it was, is, and is with the module or the patches'
+	@echo 'make bench      how fast, against all of these: measures (an hour), and writes a report to build/bench'
+	@echo 'make bench-quick  likewise, with less of everything, in ten minutes'
 	@echo 'make clean      forget what was built from this tree'
 	@echo 'make distclean  forget the build root and the kernels too'
 	@echo
@@ -54,6 +56,12 @@ patches-check: kernel
 	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh cases matrix.sh
 compare: kernel
 	$(Q)scripts/compare.sh
+
+.PHONY: bench bench-quick
+bench: kernel
+	$(Q)scripts/bench.sh
+bench-quick: kernel
+	$(Q)scripts/bench.sh --quick
 
 .PHONY: clean distclean
 clean:
