@@ -193,6 +193,9 @@ fresh_ports()
 	took=$(awk -v s="${BASH_REMATCH[1]}" -v n="${BASH_REMATCH[2]}" 'BEGIN { printf "%d", s * 1e9 * 1000 / n }')
 }
 
+# Packets that have come to the director: each passes the hook once.
+packets_seen() { echo $(($(</sys/class/net/client/statistics/rx_packets) + $(</sys/class/net/rs1/statistics/rx_packets))); }
+
 median() { sort -n | sed -n "$(((rounds + 1) / 2))p"; }
 
 ##############################################################################
@@ -207,12 +210,13 @@ for ((round = 0; round <= rounds; round++)); do
 		for load in $loads; do
 			# What the one before has left to be done is done.
 			sleep 0.5
+			packets=$(packets_seen)
 			"$load" || bail_out "the load $load failed"
 			# The first one warms up.
 			((round > 0)) || continue
 			echo "$took" >>"$tmp/$kernel.$load"
-			[ -z "${JSON:-}" ] || printf '{"bench":"price","entries":%d,"entries_kb":%d,"load":"%s","column":"%s","round":%d,"result":{"ns":%d}}\n' \
-				"${made:-0}" "${made_kb:-0}" "$load" "$kernel" $round "$took"
+			[ -z "${JSON:-}" ] || printf '{"bench":"price","entries":%d,"entries_kb":%d,"load":"%s","column":"%s","round":%d,"result":{"ns":%d,"packets":%d}}\n' \
+				"${made:-0}" "${made_kb:-0}" "$load" "$kernel" $round "$took" $(($(packets_seen) - packets))
 		done
 	done
 	echo "# round $round of $rounds"

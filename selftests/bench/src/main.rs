@@ -9,7 +9,7 @@ mod simulate;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -37,7 +37,7 @@ enum Role {
     },
     /// Write report.md and its pictures beside the raw data
     Report {
-        /// Has raw.jsonl, the measurements, and environment.json
+        /// Has the measurements, *.jsonl, and environment.json
         folder: PathBuf,
     },
 }
@@ -46,12 +46,24 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().role {
         Role::Simulate { directors, servers } => simulate(&directors, &servers),
         Role::Report { folder } => {
-            let read = |name: &str| {
-                fs::read_to_string(folder.join(name))
-                    .with_context(|| format!("cannot read {name} in {}", folder.display()))
+            let read = |file: &Path| {
+                fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
             };
-            let measured = Measurements::parse(&read("raw.jsonl")?)?;
-            let environment = serde_json::from_str(&read("environment.json")?)?;
+            let mut files = fs::read_dir(&folder)
+                .and_then(|entries| {
+                    entries
+                        .map(|entry| Ok(entry?.path()))
+                        .collect::<io::Result<Vec<_>>>()
+                })
+                .with_context(|| format!("cannot list {}", folder.display()))?;
+            files.retain(|file| file.extension().is_some_and(|it| it == "jsonl"));
+            files.sort();
+            let lines = files
+                .iter()
+                .map(|file| read(file))
+                .collect::<anyhow::Result<String>>()?;
+            let measured = Measurements::parse(&lines)?;
+            let environment = serde_json::from_str(&read(&folder.join("environment.json"))?)?;
             report::write(&folder, &measured, &environment)
         }
     }

@@ -106,8 +106,8 @@ impl Bars {
         let bottom = values().map(|v| v.low).chain(goal).fold(0.0f64, f64::min);
         let top = if top <= bottom { bottom + 1.0 } else { top };
         let (low, high) = match self.log_from {
-            Some(_) => (0.0, self.y_of(top) * 1.05),
-            None => (bottom * 1.1, top * 1.08),
+            Some(_) => (0.0, self.y_of(top) * 1.3),
+            None => (bottom * 1.1, top * 1.3),
         };
         let groups = self.groups.len();
         let mut chart = ChartBuilder::on(area)
@@ -125,7 +125,7 @@ impl Bars {
             .light_line_style(WHITE)
             .y_desc(&self.y)
             .x_labels(0)
-            .y_labels(6)
+            .y_labels(labels(self.log_from.is_some(), high - low))
             .y_label_formatter(&move |y| match from {
                 Some(from) => number((from * 10f64.powf(*y)).round()),
                 None => number(*y),
@@ -171,21 +171,8 @@ impl Bars {
                 });
             chart.draw_series(ranges).map_err(failed)?;
         }
-        let style = (FONT, 22).into_font().color(&BLACK);
-        let centred = plotters::style::text_anchor::Pos::new(
-            plotters::style::text_anchor::HPos::Center,
-            plotters::style::text_anchor::VPos::Top,
-        );
-        let base = area.get_base_pixel();
-        for (group, name) in names.iter().enumerate() {
-            let (x, y) = chart.backend_coord(&(group as f64 + 0.5, low));
-            area.draw(&Text::new(
-                name.as_str(),
-                (x - base.0, y - base.1 + 10),
-                style.clone().pos(centred),
-            ))
-            .map_err(failed)?;
-        }
+        let places = (names.iter().enumerate()).map(|(n, name)| (n as f64 + 0.5, name.clone()));
+        name_places(area, &chart, places, low)?;
         if let Some((name, value)) = &self.goal {
             let y = self.y_of(*value);
             chart
@@ -225,8 +212,9 @@ impl Lines {
         if !self.log_y {
             low = low.min(0.0);
         }
+        // The legend stands above the lines.
         let room = ((high - low) * 0.07).max(0.02);
-        high += room;
+        high += 5.0 * room;
         if self.log_y {
             low -= room;
         }
@@ -245,24 +233,27 @@ impl Lines {
             }
             false => number((value * 100.0).round() / 100.0),
         };
-        let decades = if self.log_x {
-            (right - left) as usize + 1
-        } else {
-            8
-        };
+        // On a logarithmic axis the places that were measured are named, no others.
+        let mut measured: Vec<f64> = all().map(|point| point.0).collect();
+        measured.sort_by(f64::total_cmp);
+        measured.dedup();
         chart
             .configure_mesh()
             .light_line_style(WHITE)
             .x_desc(&self.x)
             .y_desc(&self.y)
-            .x_labels(decades)
-            .y_labels(6)
+            .x_labels(if self.log_x { 0 } else { 8 })
+            .y_labels(labels(self.log_y, high - low))
             .x_label_formatter(&|x| shown(self.log_x, *x))
             .y_label_formatter(&|y| shown(self.log_y, *y))
             .label_style((FONT, 20))
             .axis_desc_style((FONT, 22))
             .draw()
             .map_err(failed)?;
+        if self.log_x {
+            let places = measured.iter().map(|&x| (x, shown(true, x)));
+            name_places(area, &chart, places, low)?;
+        }
         for (nth, (name, points)) in points.iter().enumerate() {
             let colour = COLOURS[nth % COLOURS.len()];
             chart
@@ -287,6 +278,43 @@ impl Lines {
         }
         legend(&mut chart)
     }
+}
+
+/// How many labels an axis of this length has: for decades one each.
+fn labels(log: bool, length: f64) -> usize {
+    match log {
+        true if length >= 2.0 => length as usize + 1,
+        _ => 6,
+    }
+}
+
+type Chart<'a> = ChartContext<
+    'a,
+    SVGBackend<'a>,
+    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+>;
+
+/// Writes names below the horizontal axis, which is at `low`.
+fn name_places(
+    area: &Area<'_>,
+    chart: &Chart<'_>,
+    places: impl Iterator<Item = (f64, String)>,
+    low: f64,
+) -> anyhow::Result<()> {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+    let base = area.get_base_pixel();
+    let style = (FONT, 22).into_font().color(&BLACK);
+    for (place, name) in places {
+        let (x, y) = chart.backend_coord(&(place, low));
+        area.draw(&Text::new(
+            name,
+            (x - base.0, y - base.1 + 10),
+            style.clone().pos(Pos::new(HPos::Center, VPos::Top)),
+        ))
+        .map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn legend<'a, X, Y>(

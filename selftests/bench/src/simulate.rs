@@ -23,7 +23,7 @@ const STAYS: usize = 20;
 const HALF: usize = 60;
 const PER_SERVER: usize = 20;
 /// No more choices than that in one simulation: where `wlc` looks at every server, it takes long.
-const WORK: usize = 4_000_000_000;
+const WORK: usize = 20_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduler {
