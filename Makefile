@@ -24,6 +24,8 @@ help:
 	@echo 'make ipvs KERNEL=6.12   a fixed ip_vs.ko for a kernel without Rust (6.12, 6.1, 5.10): build it,'
 	@echo '                test it on that kernel, and leave it here'
 	@echo 'make compare    one table: IPVS as it was, is, and is with the module or the patches'
+	@echo 'make bench      how fast, against all of these: measures (an hour), and writes a report to build/bench'
+	@echo 'make bench-quick  likewise, with less of everything, in ten minutes'
 	@echo 'make clean      forget what was built from this tree'
 	@echo 'make distclean  forget the build root and the kernels too'
 	@echo
@@ -59,6 +61,12 @@ compare: kernel
 
 ipvs: root
 	$(Q)scripts/fixed-ipvs.sh
+
+.PHONY: bench bench-quick
+bench: kernel
+	$(Q)scripts/bench.sh
+bench-quick: kernel
+	$(Q)scripts/bench.sh --quick
 
 .PHONY: clean distclean
 clean:

@@ -42,7 +42,7 @@ fresh_target() {
 	# One profile at a time, as cargo will have it.
 	for profile in dev release; do
 		"$top/scripts/enter.sh" cargo clean --quiet --profile "$profile" \
-			--manifest-path selftests/Cargo.toml -p harness -p host -p ipvs-watch
+			--manifest-path selftests/Cargo.toml -p bench -p harness -p host -p ipvs-watch
 	done
 	mkdir -p "$cache/target"
 	echo "$made" >"$cache/target/.made-from"

@@ -6,11 +6,18 @@
 # counts instructions (VM_ICOUNT), where a round repeats to within a fraction of a percent;
 # anywhere else noise swallows what is asked for. Judges nothing: prints a table.
 #
+# What would make a round differ is kept out: each load is timed by the process that makes it, so
+# that no start of a process counts (while one waits for the host's files such a clock jumps);
+# one packet or a few are under way at a time; TCP remembers nothing of the round before; and
+# IPVS, which measures itself when it gets its first service, has finished that.
+#
 # The network is in lib.sh, with one real server. Packets are single: no offloads.
 #
 # MODULE:  the module
 # PATCHED: a directory with such an ip_vs.ko; without it that column is missing
 # ROUNDS:  how many (5)
+# ENTRIES: so many other IPVS entries are there (0)
+# JSON:    if set, each measurement is a line of JSON, too
 
 # shellcheck disable=SC2317 # loads are called by name
 # shellcheck source=selftests/lib.sh
@@ -18,7 +25,7 @@
 
 cleanup()
 {
-	[ -z "${iperf_pid:-}" ] || kill "$iperf_pid"
+	[ -z "${sink_pid:-}" ] || kill "$sink_pid"
 	cleanup_network
 	rm -rf "$tmp"
 	rmmod ip_vs_reuse
@@ -26,8 +33,8 @@ cleanup()
 
 need_root
 become_director "$@"
-need_tools ethtool ip iperf3 ipvsadm nft nsenter
-need_modules ip_vs ip_vs_rr nf_conntrack nft_ct veth
+need_tools conntrack ethtool ip ipvsadm nft nsenter socat
+need_modules dummy ip_vs ip_vs_rr nf_conntrack nft_ct veth
 need_harness
 [ -n "${MODULE:-}" ] || skip_all "needs MODULE, the module"
 
@@ -37,11 +44,12 @@ port=2000
 loads="bulk datagrams datagrams_expire_nodest fresh_ports"
 declare -A label_of=(
 	[bulk]="TCP, 32 MB in single packets"
-	[datagrams]="UDP, 20000 datagrams and answers"
+	[datagrams]="UDP, 5000 questions and answers"
 	[datagrams_expire_nodest]="the same, expire_nodest_conn=1"
 	[fresh_ports]="TCP, 1000 connections on fresh ports"
 )
 kernels="stock module"
+entries=${ENTRIES:-0}
 [ -z "${PATCHED:-}" ] || kernels+=" patched"
 
 ##############################################################################
@@ -58,24 +66,77 @@ setup()
 	in_ns "$client" ethtool -K director tso off gso off gro off >/dev/null
 	in_ns "${servers[1]}" ethtool -K director tso off gso off gro off >/dev/null
 	ip address add $service dev lo
-	sysctl_set netfilter/nf_conntrack_tcp_timeout_time_wait 5
+	in_ns "$client" bash -c 'echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save'
+	track_connections
+	start_servers --listen 0.0.0.0:80 --proto tcp --proto udp
+	in_ns "${servers[1]}" socat -u -b 65536 TCP-LISTEN:5201,fork,reuseaddr,backlog=16 OPEN:/dev/null &
+	sink_pid=$!
+	start_console client nsenter --net="/run/netns/$client" --
+	((entries == 0)) || many_services
+}
+
+# A service for each port of many addresses, by a mark: from one socket of the director's each
+# datagram makes an entry, and none a conntrack. What the real server gets has been sent, and is
+# gone.
+many_services()
+{
+	ip -batch - <<-END || bail_out "cannot make the sink"
+		link add sink type dummy
+		address add 10.3.0.1/16 dev sink
+		link set sink up
+		route add local 10.8.0.0/16 dev lo
+	END
 	nft -f - <<-END || bail_out "cannot load the nft rules"
-		table inet filter {
-			chain input {
-				type filter hook input priority filter
-				ct state established accept
+		table ip many {
+			chain raw {
+				type filter hook output priority raw
+				ip daddr 10.8.0.0/16 notrack
+				ip daddr 10.3.0.0/16 notrack
+			}
+			chain mark {
+				type route hook output priority mangle
+				ip daddr 10.8.0.0/16 meta mark set 9
 			}
 		}
 	END
-	start_servers --listen 0.0.0.0:80 --proto tcp --proto udp
-	in_ns "${servers[1]}" iperf3 -s -p 5201 >/dev/null &
-	iperf_pid=$!
+	start_console director
+}
+
+# fill: makes the entries, and sets `made` to their number and `made_kb` to their memory.
+fill()
+{
+	local left=$entries n=0 count before
+
+	ipvsadm --set 900 120 3600
+	ipvsadm -R <<-END || bail_out "cannot make the service of the entries"
+		-A -f 9 -s rr
+		-a -f 9 -r 10.3.0.2 -m
+	END
+	before=$(free_kb)
+	while ((left > 0)); do
+		count=$((left < 60000 ? left : 60000))
+		ask director "datagrams --from 10.9.0.1:5353 --to 10.8.0.$((++n)):1024 --ports 1024-$((1023 + count)) --count $count"
+		left=$((left - count))
+	done
+	made_kb=$((before - $(free_kb)))
+	made=$(ipvsadm -Ln -f 9 | awk '$1 == "->" { n += $5 + $6 } END { print n + 0 }')
+}
+
+free_kb() { awk '$1 == "MemFree:" { print $2 }' /proc/meminfo; }
+
+# ask CONSOLE COMMAND: sets `said` to what the harness says.
+ask()
+{
+	echo "$2" >&"${console_in[$1]}"
+	read -r said <&"${console_out[$1]}"
+	[[ $said != *'"error"'* ]] || bail_out "$2: $said"
 }
 
 # kernel_is KERNEL: that IPVS is loaded, with its services.
 kernel_is()
 {
 	ipvsadm -C 2>/dev/null
+	conntrack -F >/dev/null 2>&1
 	rmmod ip_vs_reuse 2>/dev/null
 	rmmod ip_vs_rr ip_vs || bail_out "ip_vs cannot be unloaded"
 	modprobe ip_vs || bail_out "cannot load ip_vs"
@@ -93,17 +154,27 @@ kernel_is()
 		-A -u $service:80 -s rr
 		-a -u $service:80 -r 10.2.1.2:80 -m
 	END
+	((entries == 0)) || fill
+	sleep 3
 }
 
 ##############################################################################
 # What is measured
 
-bulk() { in_ns "$client" iperf3 -c $service -p 5201 -n 32M >/dev/null; }
+# Each sets `took`, in nanoseconds.
+
+bulk()
+{
+	port=$((port + 1))
+	ask client "bulk --from 10.0.0.2:$port --to $service:5201 --bytes $((32 << 20))"
+	[[ $said =~ \"ns\":([0-9]+) ]] && took=${BASH_REMATCH[1]}
+}
 
 datagrams()
 {
 	port=$((port + 1))
-	in_ns "$client" "$harness" datagrams --from 10.0.0.2:$port --to $service:80 --count 20000 >/dev/null
+	ask client "datagrams --from 10.0.0.2:$port --to $service:80 --count 5000 --answered"
+	[[ $said =~ \"ns_each\":([0-9]+) ]] && took=$((5000 * BASH_REMATCH[1]))
 }
 
 datagrams_expire_nodest()
@@ -117,20 +188,14 @@ fresh_ports()
 {
 	local first=$port
 
-	port=$((port + 1000))
-	in_ns "$client" "$harness" burst --connections 1000 --from 10.0.0.2 --ports $first-$((port - 1)) \
-		--to $service:80 >/dev/null
+	port=$((port + 1100))
+	ask client "storm --from 10.0.0.2 --ports $first-$((port - 1)) --to $service:80 --end client-rst --concurrency 8 --warm-up 0 --connections 1000 --seconds 100"
+	[[ $said =~ \"seconds\":([0-9.]+),\"connections\":([0-9]+) ]] || return
+	took=$(awk -v s="${BASH_REMATCH[1]}" -v n="${BASH_REMATCH[2]}" 'BEGIN { printf "%d", s * 1e9 * 1000 / n }')
 }
 
-# Sets `took` to the nanoseconds that LOAD took.
-measure()
-{
-	local start
-
-	start=$(date +%s%N)
-	"$1" || bail_out "the load $1 failed"
-	took=$(($(date +%s%N) - start))
-}
+# Packets that have come to the director: each passes the hook once.
+packets_seen() { echo $(($(</sys/class/net/client/statistics/rx_packets) + $(</sys/class/net/rs1/statistics/rx_packets))); }
 
 median() { sort -n | sed -n "$(((rounds + 1) / 2))p"; }
 
@@ -140,11 +205,19 @@ rounds=${ROUNDS:-5}
 setup
 for ((round = 0; round <= rounds; round++)); do
 	for kernel in $kernels; do
+		# Ports are fresh to an IPVS that is.
+		port=20000
 		kernel_is "$kernel"
 		for load in $loads; do
-			measure "$load"
+			# What the one before has left to be done is done.
+			sleep 0.5
+			packets=$(packets_seen)
+			"$load" || bail_out "the load $load failed"
 			# The first one warms up.
-			((round == 0)) || echo "$took" >>"$tmp/$kernel.$load"
+			((round > 0)) || continue
+			echo "$took" >>"$tmp/$kernel.$load"
+			[ -z "${JSON:-}" ] || printf '{"bench":"price","entries":%d,"entries_kb":%d,"load":"%s","column":"%s","round":%d,"result":{"ns":%d,"packets":%d}}\n' \
+				"${made:-0}" "${made_kb:-0}" "$load" "$kernel" $round "$took" $(($(packets_seen) - packets))
 		done
 	done
 	echo "# round $round of $rounds"

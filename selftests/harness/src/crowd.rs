@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{bail, Context as _};
+use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
@@ -46,6 +47,9 @@ pub struct Tally {
     /// Connected, but only after the first packet was sent again.
     pub slow: u32,
     pub syn_retransmits: u32,
+    /// The slow ones that waited for TCP's timer, a second: nothing came of the first packet. To
+    /// others a server answered that it still has the old connection, and they tried again at once.
+    pub first_lost: u32,
     /// The longest time from first packet to greeting.
     pub worst_ms: u128,
     pub servers: ByServer,
@@ -67,6 +71,12 @@ struct Client {
     due: Option<Instant>,
 }
 
+/// What takes longer is counted as so long.
+const LONGEST_US: u64 = 1_000_000_000;
+
+/// What TCP waits for an answer to its first packet, and not quite.
+const RETRANSMIT_TIMEOUT: Duration = Duration::from_millis(950);
+
 pub struct Crowd {
     to: SocketAddr,
     sources: Sources,
@@ -82,6 +92,9 @@ pub struct Crowd {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     connecting: usize,
     tally: Tally,
+    /// From first packet to greeting, in microseconds, to three digits.
+    times: Histogram<u64>,
+    last_greeted: Option<Instant>,
     greeted: ByServer,
 }
 
@@ -111,6 +124,8 @@ impl Crowd {
             timers: BinaryHeap::new(),
             connecting: 0,
             tally: Tally::default(),
+            times: Histogram::new_with_max(LONGEST_US, 3)?,
+            last_greeted: None,
             greeted: ByServer::new(),
         })
     }
@@ -137,6 +152,23 @@ impl Crowd {
 
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// How long each connection took from its first packet to its greeting, in microseconds.
+    pub fn times(&self) -> &Histogram<u64> {
+        &self.times
+    }
+
+    /// When the last connection was greeted.
+    pub fn last_greeted(&self) -> Option<Instant> {
+        self.last_greeted
+    }
+
+    /// From now on, counts anew.
+    pub fn start_counting(&mut self) {
+        self.tally = Tally::default();
+        self.times.clear();
+        self.greeted.clear();
     }
 
     /// The connections that were greeted since this was last asked.
@@ -170,6 +202,14 @@ impl Crowd {
         self.connecting += 1;
         self.tally.opened += 1;
         self.enter(id, phase, Some(self.timeout));
+        Ok(())
+    }
+
+    /// Opens connections until so many are not over, or `most` have been opened.
+    pub fn keep_open(&mut self, at_once: u32, most: u32) -> anyhow::Result<()> {
+        while self.clients.len() < at_once as usize && self.tally.opened < most {
+            self.open()?;
+        }
         Ok(())
     }
 
@@ -277,7 +317,12 @@ impl Crowd {
         tally.connected += 1;
         tally.slow += u32::from(retransmits > 0);
         tally.syn_retransmits += retransmits;
-        tally.worst_ms = tally.worst_ms.max(client.opened.elapsed().as_millis());
+        let now = Instant::now();
+        let took = now - client.opened;
+        self.last_greeted = Some(now);
+        tally.worst_ms = tally.worst_ms.max(took.as_millis());
+        tally.first_lost += u32::from(retransmits > 0 && took >= RETRANSMIT_TIMEOUT);
+        self.times.saturating_record(took.as_micros() as u64);
         *tally.servers.entry(name.to_string()).or_default() += 1;
         *self.greeted.entry(name.to_string()).or_default() += 1;
         self.connecting -= 1;

@@ -146,7 +146,7 @@ fn none_failed(crowd: &Crowd) -> anyhow::Result<()> {
 }
 
 /// How much more the busiest server has than the mean, to three decimals; 1 is perfectly even.
-fn max_over_mean(by_server: &ByServer, servers: Option<u32>) -> f64 {
+pub fn max_over_mean(by_server: &ByServer, servers: Option<u32>) -> f64 {
     let count = servers.unwrap_or(by_server.len() as u32);
     let total: u32 = by_server.values().sum();
     let max = by_server.values().max().copied().unwrap_or_default();

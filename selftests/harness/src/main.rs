@@ -2,6 +2,7 @@
 
 //! The traffic of the tests, one subcommand a role. This file is the command line only.
 
+mod bulk;
 mod crowd;
 mod datagrams;
 mod flows;
@@ -12,6 +13,7 @@ mod packets;
 mod questions;
 mod reconnect;
 mod serve;
+mod storm;
 mod stray;
 mod table;
 mod wire;
@@ -146,7 +148,32 @@ enum Role {
         #[arg(long, default_value = "0s", value_parser = duration)]
         hold: Duration,
     },
-    /// Send datagrams one after another, wait for no answer, and report what one takes as JSON
+    /// Keep so many short connections going, each opened as soon as another is over; report as JSON
+    ///
+    /// With few source ports nearly each of them reopens a flow; with many none does.
+    Storm {
+        #[command(flatten)]
+        clients: Clients,
+        /// Connections that are under way at any time
+        #[arg(long)]
+        concurrency: u32,
+        /// Seconds to go on
+        #[arg(long)]
+        seconds: u32,
+        /// How long each connection is held
+        #[arg(long, default_value = "0s", value_parser = duration)]
+        hold: Duration,
+        /// Count from when so many have been opened (default: one from each source port)
+        #[arg(long)]
+        warm_up: Option<u32>,
+        /// Stop after so many connections, if that is earlier
+        #[arg(long)]
+        connections: Option<u32>,
+        /// Besides, print a JSON line so often: who got how many since the line before
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        every: Option<Duration>,
+    },
+    /// Send datagrams one after another, and report what one takes as JSON
     Datagrams {
         #[arg(long, value_name = "ADDR:PORT")]
         from: SocketAddr,
@@ -155,6 +182,22 @@ enum Role {
         /// How many
         #[arg(long)]
         count: u32,
+        /// Wait for the answer to each before the next
+        #[arg(long)]
+        answered: bool,
+        /// Send to these ports in turn, and wait for nothing
+        #[arg(long, conflicts_with = "answered", value_parser = port_range)]
+        ports: Option<RangeInclusive<u16>>,
+    },
+    /// Send bytes to a server that throws them away, and report what it takes as JSON
+    Bulk {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        bytes: u64,
     },
     /// Send bad packets, and good ones among them, at flows; report how many of each kind as JSON
     Packets {
@@ -341,7 +384,36 @@ fn play(role: Role) -> anyhow::Result<()> {
         } => clients
             .crowd()
             .and_then(|crowd| load::burst(crowd, connections, servers, hold)),
-        Role::Datagrams { from, to, count } => datagrams::send(from, to, count),
+        Role::Storm {
+            clients,
+            concurrency,
+            seconds,
+            hold,
+            warm_up,
+            connections,
+            every,
+        } => clients.crowd().and_then(|crowd| {
+            let plan = storm::Plan {
+                concurrency,
+                seconds,
+                hold,
+                warm_up: warm_up.unwrap_or(crowd.capacity() as u32),
+                connections,
+                every,
+            };
+            storm::storm(crowd, &plan)
+        }),
+        Role::Datagrams {
+            from,
+            to,
+            count,
+            answered,
+            ports,
+        } => match ports {
+            Some(ports) => datagrams::send_to_each(from, to, count, ports),
+            None => datagrams::send(from, to, count, answered),
+        },
+        Role::Bulk { from, to, bytes } => bulk::send(from, to, bytes),
         Role::Packets {
             links,
             from,

@@ -422,6 +422,46 @@ fn a_burst_holds_all_of_its_connections_at_once() {
 }
 
 #[test]
+fn a_storm_reopens_its_ports_and_loses_nothing() {
+    let server = Server::start("rs1", &["tcp"]).unwrap();
+    let to = server.addr.to_string();
+    for end in ["fin", "server-rst"] {
+        let args = [
+            "storm",
+            "--from",
+            "127.0.0.1",
+            "--ports",
+            "19000-19039",
+            "--to",
+            &to,
+            "--concurrency",
+            "8",
+            "--seconds",
+            "10",
+            "--connections",
+            "400",
+            "--every",
+            "1ms",
+            "--end",
+            end,
+        ];
+        let lines = lines(&harness(&args));
+        let (report, intervals) = lines.split_last().unwrap();
+        assert!(report["connections"].as_u64() >= Some(400), "{report}");
+        assert_eq!(report["failed"], 0, "{report}");
+        assert_eq!(report["syn_retransmits"], 0, "{report}");
+        assert!(
+            report["p50_ms"].as_f64() <= report["max_ms"].as_f64(),
+            "{report}"
+        );
+        let told: u64 = (intervals.iter())
+            .filter_map(|interval| interval["servers"]["rs1"].as_u64())
+            .sum();
+        assert_eq!(report["servers"]["rs1"].as_u64(), Some(told), "{report}");
+    }
+}
+
+#[test]
 fn a_server_may_tell_its_ports_apart() {
     let server = Server::start_with("rs1", &["tcp"], &["--with-port"]).unwrap();
     let (to, port) = (server.addr.to_string(), server.addr.port());

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: bench.sh [--quick] [FOLDER]
+#
+# Measures everything in virtual machines with Linux $KERNEL, one after the other, and writes a
+# report: FOLDER of the checkout (build/bench, or build/bench-quick) gets report.md, its pictures, the
+# raw data (*.jsonl) and environment.json. With --quick fewer rounds and sizes, in less than ten minutes.
+#
+# BENCH: which ones ("storm rollout price scheduler directors scale"); what the folder has of
+#        others stays, so that one can be measured again
+# ENTRIES: how many there are for scale (1000000; a VM has 2 GB)
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+quick=
+[ "${1:-}" != --quick ] || { quick=-quick; shift; }
+folder=${1:-build/bench$quick}
+mkdir -p "$top/$folder" || die "cannot write to $top/$folder"
+
+release=$("$top/scripts/kernel.sh")
+"$top/scripts/module.sh" >/dev/null
+"$top/scripts/harness.sh" >/dev/null
+LEGACY=$("$top/scripts/ipvs.sh" legacy)
+TENCENT=$("$top/scripts/ipvs.sh" tencent)
+PATCHED=$("$top/scripts/ipvs.sh" patched)
+export LEGACY TENCENT PATCHED
+export VM_ENV="LEGACY TENCENT PATCHED ROUNDS SECONDS_EACH CONCURRENCIES SIZES ENTRIES JSON"
+
+# program ARGUMENTS...: selftests/bench, in the build root, where the checkout is /src.
+program() {
+	(
+		lock cargo
+		fresh_target
+		"$top/scripts/enter.sh" cargo build --locked --quiet --release \
+			--manifest-path selftests/Cargo.toml -p bench
+	)
+	"$top/scripts/enter.sh" /cache/target/release/bench "$@"
+}
+
+# measure NAME COMMAND...: keeps the lines of JSON of one measurement.
+measure() {
+	local name=$1 start=$SECONDS log=$cache/log/bench-$1.log
+	shift
+	case " ${BENCH:-storm rollout price scheduler directors scale} " in
+	*" $name "*) ;;
+	*) return 0 ;;
+	esac
+	say "measuring: $name"
+	mkdir -p "$cache/log"
+	"$@" >"$log" 2>&1 || { tail -n 5 "$log" >&2; die "failed: $name (log: $log)"; }
+	grep '^{' "$log" >"$top/$folder/$name.jsonl" || die "$name has measured nothing (log: $log)"
+	grep '^#' "$log" >&2 || true
+	say "done in $((SECONDS - start)) s"
+}
+
+# in_vm VARIABLE=VALUE... SCRIPT
+in_vm() { env "${@:1:$#-1}" "$top/scripts/in-vm.sh" "selftests/${*: -1}"; }
+
+if [ -n "$quick" ]; then
+	measure storm in_vm VM_ICOUNT=yes ROUNDS=1 SECONDS_EACH=2 CONCURRENCIES="8 64" bench/storm.sh
+	measure rollout in_vm ROUNDS=1 bench/rollout.sh
+	measure price in_vm VM_ICOUNT=yes JSON=yes ROUNDS=1 price.sh
+	measure scheduler in_vm VM_ICOUNT=yes ROUNDS=1 SIZES="1 10 100 1000" bench/scheduler.sh
+	measure directors program simulate --directors 1,100 --servers 10,100
+else
+	measure storm in_vm VM_ICOUNT=yes VM_TIMEOUT=5400 ROUNDS=3 SECONDS_EACH=3 bench/storm.sh
+	measure rollout in_vm VM_TIMEOUT=3600 ROUNDS=3 bench/rollout.sh
+	measure price in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 JSON=yes ROUNDS=5 price.sh
+	measure scheduler in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/scheduler.sh
+	measure directors program simulate
+	measure scale in_vm VM_ICOUNT=yes VM_TIMEOUT=7200 JSON=yes ROUNDS=1 "ENTRIES=${ENTRIES:-1000000}" price.sh
+fi
+
+# What is to be compared by a few percent is measured where the clock counts instructions: noise
+# does not reach it, nor does what others do on this machine. The rollout has real time and two
+# processors.
+# KVM is used where a trial has shown that a guest runs (vm.sh).
+machine="software emulation"
+[ "$(cat "$cache/kvm-$(cat /proc/sys/kernel/random/boot_id)" 2>/dev/null)" != yes ] || machine=KVM
+
+cd "$top/$folder"
+cat >environment.json <<END
+{
+  "kernel": "$release",
+  "machine": "QEMU; rollout: $machine, two processors; all else: emulation, one processor, whose clock counts instructions, 2 ns each",
+  "host": "$(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)",
+  "date": "$(date -u +%Y-%m-%d)",
+  "tree": "$(git -C "$top" describe --always --dirty)"
+}
+END
+program report "/src/$folder"
+say "the report is in $folder/report.md"

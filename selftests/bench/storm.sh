@@ -1,0 +1,100 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The storm: clients that open, use and close short connections through few source ports, so
+# that nearly each of them reopens a flow. How many they get through in a second, how long one
+# takes, and how many first packets are lost, with each IPVS that there is or was. They take
+# turns, so that a machine that is slower now than before slows all. NAT, conntrack on, four
+# real servers, rr. Judges nothing: prints a line of JSON for each measurement.
+#
+# The network is in lib.sh, the columns are in bench/lib.sh.
+#
+# CONCURRENCY:   connections under way at any time (32)
+# CONCURRENCIES: besides, for some columns, how it all depends on that ("4 16 64 128")
+
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+
+cleanup()
+{
+	cleanup_network
+	rm -rf "$tmp"
+	ipvsadm -C
+	rmmod ip_vs_reuse
+} 2>/dev/null
+
+become_director "$@"
+need_tools conntrack ip ipvsadm nft nsenter
+# shellcheck source=selftests/bench/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+concurrency=${CONCURRENCY:-32}
+n_servers=4
+cells=0
+
+setup()
+{
+	ulimit -n 65536
+	setup_network $n_servers
+	ip address add $vip dev lo
+	{
+		echo "route add 10.2.0.0/16 via 10.0.0.1"
+		printf 'address add %s/24 dev director\n' 10.0.0.{101..220}
+	} | configure "$client"
+	track_connections
+	start_servers --listen 0.0.0.0:80
+}
+
+services()
+{
+	[ "$1" != none ] || return 0
+	{
+		echo "-A -t $vip:80 -s rr"
+		printf -- "-a -t $vip:80 -r 10.2.%d.2:80 -m\n" $(seq $n_servers)
+	} | ipvsadm -R || bail_out "cannot make the virtual service"
+}
+
+# cell SETUP END COLUMN ROUND CONCURRENCY
+cell()
+{
+	local ports to=$vip:80 from=10.0.0.2 said
+
+	use_column "$3"
+	services "$3"
+	# One in five is under way: the rest have ended, and none so long ago that it is forgotten.
+	# Not a power of two: IPVS enlarges its table when so many entries are there, and while it
+	# does, or after, may find an old entry of a flow in front of the new one.
+	ports=20000-$((20000 + 5 * $5 - 1))
+	[ "$3" != none ] || to=10.2.1.2:80
+	if [ "$3" = unique ]; then
+		ports=1024-65535
+		from=10.0.0.$((101 + cells++ % 120))
+	fi
+	said=$(in_ns "$client" "$harness" storm --from "$from" --ports "$ports" --to "$to" --end "$2" \
+		--concurrency "$5" --seconds "$seconds" --warm-up $((5 * $5)) 2>"$tmp/errors")
+	[ -n "$said" ] || bail_out "the storm $*: $(cat "$tmp/errors")"
+	[ ! -s "$tmp/errors" ] || sed "s/^/# $1 $3: /" "$tmp/errors"
+	tell "\"bench\":\"storm\",\"setup\":\"$1\",\"end\":\"$2\",\"column\":\"$3\",\"round\":$4" "$said"
+}
+
+setup
+# shellcheck disable=SC2119 # without what: all
+choose_columns
+for ((round = 1; round <= rounds; round++)); do
+	for end in fin server-rst; do
+		for column in "${columns[@]}"; do
+			cell "$end" $end "$column" $round "$concurrency"
+		done
+	done
+	kube_proxy_rules $vip:80
+	for column in "${columns[@]}"; do
+		[ "$column" = none ] || cell kube-proxy server-rst "$column" $round "$concurrency"
+	done
+	nft delete table ip kube
+	for more in ${CONCURRENCIES:-4 16 64 128}; do
+		for column in unique stock module; do
+			cell concurrency server-rst $column $round "$more"
+		done
+	done
+	echo "# round $round of $rounds"
+done
