@@ -351,6 +351,21 @@ unseen()
 	[ -z "$counted" ] || fault "expected nothing, counted $counted"
 }
 
+# try_case: `case`; once more, and said, where an SCTP association was established and then aborted
+# before its greeting. That has been seen on very busy machines, on either kernel and for first
+# connections too, and not been explained.
+try_case()
+{
+	"$case"
+	case $label,$connected,$timed_out,$refused in
+	SCTP*,false,false,false)
+		echo "# once more: aborted after it was established: ${faults[*]}"
+		faults=() outcome='' result=''
+		"$case"
+		;;
+	esac
+}
+
 # run_cases: all of them, on the kernel that is.
 run_cases()
 {
@@ -364,7 +379,7 @@ run_cases()
 			continue
 		fi
 		result=
-		check "$case" "$half: $label"
+		check try_case "$half: $label"
 		[ -z "$result" ] || [ -z "${RESULTS:-}" ] || write_result "$case" >>"$RESULTS"
 	done
 	stop_witness
