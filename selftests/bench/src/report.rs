@@ -478,7 +478,7 @@ fn rollout(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow:
         panels.push(Panel::Bars(Bars {
             title: format!("Rollout under a storm {name}"),
             y: "connections a round (log)".into(),
-            log_from: Some(0.5),
+            log_from: Some(0.1),
             groups: COLUMNS[1..]
                 .iter()
                 .map(|(_, name)| name.to_string())
