@@ -88,12 +88,12 @@ many_services()
 	END
 	nft -f - <<-END || bail_out "cannot load the nft rules"
 		table ip many {
-			chain raw {
+			chain untracked {
 				type filter hook output priority raw
 				ip daddr 10.8.0.0/16 notrack
 				ip daddr 10.3.0.0/16 notrack
 			}
-			chain mark {
+			chain marked {
 				type route hook output priority mangle
 				ip daddr 10.8.0.0/16 meta mark set 9
 			}
@@ -195,7 +195,7 @@ fresh_ports()
 }
 
 # Packets that have come to the director: each passes the hook once.
-packets_seen() { echo $(($(</sys/class/net/client/statistics/rx_packets) + $(</sys/class/net/rs1/statistics/rx_packets))); }
+packets_seen() { awk '$1 == "client:" || $1 == "rs1:" { n += $3 } END { print n }' /proc/net/dev; }
 
 median() { sort -n | sed -n "$(((rounds + 1) / 2))p"; }
 
