@@ -42,7 +42,7 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long shell lint patches-check compare ipvs
+.PHONY: demo test test-long shell lint patches-check compare ipvs bench bench-quick
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
@@ -58,11 +58,8 @@ patches-check: kernel
 	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh cases matrix.sh
 compare: kernel
 	$(Q)scripts/compare.sh
-
 ipvs: root
 	$(Q)scripts/fixed-ipvs.sh
-
-.PHONY: bench bench-quick
 bench: kernel
 	$(Q)scripts/bench.sh
 bench-quick: kernel

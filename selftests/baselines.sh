@@ -36,25 +36,7 @@ esac
 setup()
 {
 	begin_director 2
-	nft -f - <<-END || bail_out "cannot load the nft rules"
-		table ip kube {
-			chain prerouting {
-				type nat hook prerouting priority dstnat
-				ip daddr ${masq%:*} tcp dport 80 meta mark set meta mark or 0x4000
-			}
-			chain postrouting {
-				type nat hook postrouting priority srcnat
-				meta mark and 0x4000 == 0x4000 masquerade
-			}
-		}
-		table ip zone {
-			chain prerouting {
-				type filter hook prerouting priority raw
-				ip daddr ${zone%:*} tcp dport 80 ct zone set 7
-				iifname "rs*" tcp sport 82 ct zone set 7
-			}
-		}
-	END
+	masquerade_and_zone $masq $zone
 	service -t $nat -m 80
 	service -t $masq -m 80
 	service -t $zone -m 82

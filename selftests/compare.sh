@@ -8,7 +8,9 @@
 # MODULE: the module
 # LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, as scripts/ipvs.sh builds them
 
-cd "$(dirname "$0")" || exit
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$here" || exit
 
 RESULTS=$(mktemp)
 export RESULTS
@@ -21,11 +23,7 @@ with()
 
 	echo "# with $COLUMN"
 	unload_ipvs
-	modprobe ip_vs || exit
-	if [ -n "$2" ]; then
-		rmmod ip_vs
-		insmod "$2/ip_vs.ko" || exit
-	fi
+	load_ipvs "$2" || exit
 	[ -z "${MODULE:-}" ] || insmod "$MODULE" || exit
 	env "${@:3}" ./conn_reuse.sh | grep -c '^ok [^#]*$' | sed 's/^/#   as the cases want it: /'
 	[ -z "${MODULE:-}" ] || rmmod ip_vs_reuse

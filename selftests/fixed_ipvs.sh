@@ -16,7 +16,7 @@ cd "$here" || exit
 
 need_root
 need_tools modprobe rmmod insmod
-patched=${IPVS:?a directory with ip_vs.ko}/ip_vs.ko
+patched=${IPVS:?a directory with ip_vs.ko}
 failed=0
 RESULTS=$(mktemp)
 export RESULTS
@@ -36,15 +36,12 @@ cases()
 }
 
 echo "# conn_reuse.sh with the stock IPVS"
-modprobe ip_vs || exit
+load_ipvs || exit
 cases
 
 echo "# conn_reuse.sh with the patched IPVS"
 busywait 60000 unloaded || bail_out "ip_vs cannot be unloaded"
-# What the stock one depends on, without itself.
-modprobe ip_vs || exit
-rmmod ip_vs
-insmod "$patched" || bail_out "the patched ip_vs.ko does not load: $(dmesg | tail -n 3)"
+load_ipvs "$patched" || bail_out "the patched ip_vs.ko does not load: $(dmesg | tail -n 3)"
 IPVS=patched cases
 
 ktap_plan 1

@@ -125,6 +125,14 @@ need_modules()
 	done
 }
 
+# load_ipvs [DIRECTORY]: the stock IPVS, or in its place that of DIRECTORY. None is loaded.
+load_ipvs()
+{
+	modprobe ip_vs || return
+	# It has brought what either depends on.
+	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko"; }
+}
+
 # Sets `harness`: given as HARNESS, or where cargo has built it.
 need_harness()
 {

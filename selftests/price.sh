@@ -135,15 +135,14 @@ ask()
 # kernel_is KERNEL: that IPVS is loaded, with its services.
 kernel_is()
 {
+	local directory=
+
 	ipvsadm -C 2>/dev/null
 	conntrack -F >/dev/null 2>&1
 	rmmod ip_vs_reuse 2>/dev/null
 	rmmod ip_vs_rr ip_vs || bail_out "ip_vs cannot be unloaded"
-	modprobe ip_vs || bail_out "cannot load ip_vs"
-	if [ "$1" = patched ]; then
-		rmmod ip_vs
-		insmod "$PATCHED/ip_vs.ko" || bail_out "cannot load $PATCHED/ip_vs.ko"
-	fi
+	[ "$1" != patched ] || directory=$PATCHED
+	load_ipvs "$directory" || bail_out "cannot load ip_vs, $1"
 	[ "$1" != module ] || insmod "$MODULE" || bail_out "cannot load $MODULE"
 	sysctl_set ipv4/vs/conntrack 1
 	ipvsadm -R <<-END || bail_out "cannot make the virtual services"

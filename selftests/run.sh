@@ -9,22 +9,24 @@
 #
 # IPVS: a directory with an ip_vs.ko to be tested in place of the stock one
 
-cd "$(dirname "$0")" || exit
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$here" || exit
 
 cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh"
 tests=()
 for test in "$@"; do
 	# shellcheck disable=SC2206 # a list
-	[ "$test" = cases ] && tests+=($cases) || tests+=("$test")
+	case $test in
+	cases) tests+=($cases) ;;
+	*) tests+=("$test") ;;
+	esac
 done
 
 RESULTS=$(mktemp)
 export RESULTS
 
-if [ -n "${IPVS:-}" ]; then
-	# What the stock one depends on, without itself.
-	modprobe ip_vs && rmmod ip_vs && insmod "$IPVS/ip_vs.ko" || exit
-fi
+[ -z "${IPVS:-}" ] || load_ipvs "$IPVS" || exit
 
 failed=0
 for test in "${tests[@]}"; do
@@ -36,6 +38,5 @@ for test in "${tests[@]}"; do
 	lsmod | grep -q '^ip_vs_reuse ' && rmmod ip_vs_reuse
 done
 [ ! -s "$RESULTS" ] ||
-	"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)" |
-	sed 's/^/# /'
+	"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)" | sed 's/^/# /'
 exit $failed

@@ -632,7 +632,7 @@ untracked()
 	no_rules
 	first_packet kept
 	goes_elsewhere
-	leaves_it_unseen
+	unseen
 	[ -z "$(conntracks)" ] || fault "there is a conntrack"
 }
 
@@ -647,14 +647,6 @@ notrack_rules()
 	END
 }
 
-# Whether nothing was counted at all.
-leaves_it_unseen()
-{
-	[ "$half" = module ] || return 0
-	count_since '*'
-	[ -z "$counted" ] || fault "counted $counted"
-}
-
 # The old conntrack has no part in it, and stays.
 notrack_since()
 {
@@ -662,7 +654,7 @@ notrack_since()
 	no_rules
 	first_packet kept
 	goes_elsewhere
-	leaves_it_unseen
+	unseen
 	[ "$(conntrack_id)" = "$noted" ] || fault "the old conntrack is gone"
 }
 
@@ -825,7 +817,7 @@ flowtable()
 	[[ $(conntracks) = *OFFLOAD* ]] || fault "the flow was not offloaded"
 	no_rules
 	first_packet never never
-	leaves_it_unseen
+	unseen
 }
 
 flowtable_for_others()

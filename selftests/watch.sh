@@ -70,7 +70,7 @@ setup()
 	END
 	start_servers --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp --proto udp
 	start_console client nsenter --net="/run/netns/$client" --
-	unheld=$(</sys/module/ip_vs/refcnt)
+	unheld=$(holds)
 }
 
 # settings MODE EXPIRE: conn_reuse_mode and expire_nodest_conn.
@@ -409,7 +409,7 @@ leaves_nothing()
 	busywait 5000 is_not_held || fault "ip_vs is still held: $(holds), not $unheld"
 }
 holds() { cat /sys/module/ip_vs/refcnt; }
-is_not_held() { [ "$(</sys/module/ip_vs/refcnt)" = "$unheld" ]; }
+is_not_held() { [ "$(holds)" = "$unheld" ]; }
 
 one_namespace_only()
 {

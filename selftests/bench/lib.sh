@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # What the measurements share: the kinds of IPVS that are compared, and how results are told.
-# Sourced, not run, after become_director. A result is a line of JSON on standard output; all
+# Sourced, not run, in place of ../lib.sh. A result is a line of JSON on standard output; all
 # else is a line that begins with '#'.
 #
 # The columns, each with its own IPVS, or none:
@@ -24,7 +24,20 @@
 
 # shellcheck disable=SC2034 # for who sources this
 
+# shellcheck source=selftests/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+cleanup()
+{
+	cleanup_network
+	rm -rf "$tmp"
+	ipvsadm -C
+	rmmod ip_vs_reuse
+} 2>/dev/null
+
 need_root
+become_director "$@"
+need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct nft_masq veth
 need_harness
 [ -n "${MODULE:-}" ] || skip_all "needs MODULE, the module"
@@ -78,11 +91,7 @@ use_column()
 	tencent) directory=$TENCENT ;;
 	patched) directory=$PATCHED ;;
 	esac
-	modprobe ip_vs || bail_out "cannot load ip_vs"
-	if [ -n "$directory" ]; then
-		rmmod ip_vs
-		insmod "$directory/ip_vs.ko" || bail_out "cannot load $directory/ip_vs.ko"
-	fi
+	load_ipvs "$directory" || bail_out "cannot load ip_vs, $1"
 	[ "$1" != module ] || insmod "$MODULE" || bail_out "cannot load $MODULE"
 	sysctl_set ipv4/vs/conntrack 1
 	sysctl_set ipv4/vs/expire_nodest_conn 1

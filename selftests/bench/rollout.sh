@@ -11,19 +11,6 @@
 #
 # CONCURRENCY: connections under way at any time (32)
 
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/../lib.sh"
-
-cleanup()
-{
-	cleanup_network
-	rm -rf "$tmp"
-	ipvsadm -C
-	rmmod ip_vs_reuse
-} 2>/dev/null
-
-become_director "$@"
-need_tools conntrack ip ipvsadm nft nsenter
 # shellcheck source=selftests/bench/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -657,20 +657,33 @@ fn price(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
     }
     plot::draw(
         &folder.join("price.svg"),
-        &[Panel::Bars(Bars {
-            title: "Price of the hook, by instructions".into(),
-            y: "added to stock (%)".into(),
-            log_from: None,
-            groups: vec![
-                "TCP bulk".into(),
-                "UDP".into(),
-                "UDP, expire_nodest".into(),
-                "new connections".into(),
-            ],
+        &[price_panel(
+            "Price of the hook, by instructions".into(),
             series,
-            goal: Some(("goal for bulk and UDP; 3 % for new ones".into(), 1.0)),
-        })],
+            Some(("goal for bulk and UDP; 3 % for new ones".into(), 1.0)),
+        )],
     )
+}
+
+/// What is added to each of the [`LOADS`].
+fn price_panel(
+    title: String,
+    series: Vec<(String, Vec<Option<Summary>>)>,
+    goal: Option<(String, f64)>,
+) -> Panel {
+    Panel::Bars(Bars {
+        title,
+        y: "added to stock (%)".into(),
+        log_from: None,
+        groups: vec![
+            "TCP bulk".into(),
+            "UDP".into(),
+            "UDP, expire_nodest".into(),
+            "new connections".into(),
+        ],
+        series,
+        goal,
+    })
 }
 
 fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::Result<()> {
@@ -888,18 +901,10 @@ fn scale(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
     }
     plot::draw(
         &folder.join("scale.svg"),
-        &[Panel::Bars(Bars {
-            title: format!("The price with {entries} entries"),
-            y: "added to stock (%)".into(),
-            log_from: None,
-            groups: vec![
-                "TCP bulk".into(),
-                "UDP".into(),
-                "UDP, expire_nodest".into(),
-                "new connections".into(),
-            ],
+        &[price_panel(
+            format!("The price with {entries} entries"),
             series,
-            goal: None,
-        })],
+            None,
+        )],
     )
 }
