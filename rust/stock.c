@@ -17,11 +17,6 @@
 #error "Without CONFIG_IP_VS_NFCT IPVS has no such fault; 32-bit machines are not supported"
 #endif
 
-bool ip_vs_reuse_skb_ipvs_property(const struct sk_buff *skb)
-{
-	return skb->ipvs_property;
-}
-
 bool ip_vs_reuse_skb_to_host(const struct sk_buff *skb)
 {
 	return skb->pkt_type == PACKET_HOST;

@@ -13,7 +13,6 @@ struct netns_ipvs;
 struct nf_conn;
 struct sk_buff;
 
-bool ip_vs_reuse_skb_ipvs_property(const struct sk_buff *skb);
 bool ip_vs_reuse_skb_to_host(const struct sk_buff *skb);
 bool ip_vs_reuse_skb_nodefrag(struct sk_buff *skb);
 struct nf_conn *ip_vs_reuse_nf_ct_get(const struct sk_buff *skb, unsigned int *ctinfo);

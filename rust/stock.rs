@@ -7,15 +7,23 @@
 //! | packet | cost |
 //! | --- | --- |
 //! | namespace without a virtual service | two loads |
-//! | opens no flow | the loads of its headers; no call (but to walk IPv6 extension headers), no lookup, nothing written |
+//! | IPVS has sent it on | a load more |
+//! | opens no flow | the loads of its headers, at a glance where it is TCP without SYN, or UDP; no call (but to walk IPv6 extension headers), no lookup, nothing written |
 //! | TCP SYN, SCTP INIT | one lookup in IPVS's table |
-//! | UDP datagram | as one that opens no flow; where `expire_nodest_conn` is 1 two loads more, and while IPVS still knows servers that were deleted one lookup in its table |
+//! | UDP datagram | where `expire_nodest_conn` is 1 two loads more, and while IPVS still knows servers that were deleted one lookup in its table |
 //! | matches an old entry (UDP: whose server has left) | what [`evict`] says |
 
 use crate::evict;
 use crate::ipvs::{Ipvs, Reopened};
-use crate::net::{Packet, Transport};
+use crate::net::{Family, Packet, Transport};
 use crate::netfilter::{attached, Attached, Handler, HookState, Hooks, Point, PRIORITY_CONNTRACK};
+
+/// Where in TCP's header its flags are; in front of them, how long it is.
+const TCP_FLAGS: u32 = 13;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// While there is one of these, packets come.
 pub type Entrance = Hooks<BeforeConntrack>;
@@ -32,12 +40,41 @@ impl Handler for BeforeConntrack {
         let Some(ipvs) = Ipvs::of(state.namespace()).filter(|ipvs| ipvs.has_hooks(family)) else {
             return;
         };
-        let Some(transport) = packet.transport(family) else {
-            return;
-        };
-        if may_open_flow(ipvs, packet, transport) == Some(true) {
-            opens_flow(ipvs, state, packet, transport);
+        // What IPVS has sent on comes by again, where NAT or direct routing passes LOCAL_OUT.
+        if !packet.is_handled_by_ipvs() && !passes_by(ipvs, family, packet) {
+            look_at(ipvs, state, packet);
         }
+    }
+}
+
+/// Most packets show at a glance that they open no flow: TCP without SYN; UDP, while no datagram
+/// does. Where that cannot be seen, or is not so, they are looked at.
+#[inline]
+fn passes_by(ipvs: &Ipvs, family: Family, packet: &Packet) -> bool {
+    match packet.peek_transport(family) {
+        Some(Transport {
+            protocol: Transport::TCP,
+            offset,
+        }) => {
+            let flags = packet.peek(offset + TCP_FLAGS);
+            flags.is_some_and(|[flags]| flags & SYN == 0)
+        }
+        Some(Transport {
+            protocol: Transport::UDP,
+            ..
+        }) => !ipvs.expire_nodest_conn(),
+        _ => false,
+    }
+}
+
+/// The way of packets that may open a flow.
+#[inline(never)]
+fn look_at(ipvs: &Ipvs, state: &HookState, packet: &Packet) {
+    let Some(transport) = packet.transport(state.family()) else {
+        return;
+    };
+    if may_open_flow(ipvs, packet, transport) == Some(true) {
+        opens_flow(ipvs, state, packet, transport);
     }
 }
 
@@ -50,11 +87,7 @@ fn may_open_flow(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<b
 
     match protocol {
         Transport::TCP => {
-            const FIN: u8 = 0x01;
-            const SYN: u8 = 0x02;
-            const RST: u8 = 0x04;
-            const ACK: u8 = 0x10;
-            let [words, flags] = packet.read(offset.checked_add(12)?)?;
+            let [words, flags] = packet.read(offset.checked_add(TCP_FLAGS - 1)?)?;
             let header = u32::from(words >> 4) * 4;
 
             Some(flags & (SYN | ACK | RST | FIN) == SYN && (20..=room).contains(&header))
@@ -79,13 +112,14 @@ fn may_open_flow(ipvs: &Ipvs, packet: &Packet, transport: Transport) -> Option<b
 }
 
 /// The way of a packet that may open a flow.
+#[cold]
 fn opens_flow(ipvs: &Ipvs, state: &HookState, packet: &Packet, transport: Transport) {
     // IPVS itself would not look at these.
     let ours = match state.point() {
         Point::PreRouting => packet.is_to_host(),
         Point::LocalOut => !packet.is_from_nodefrag_socket(),
     };
-    if !ours || packet.is_handled_by_ipvs() || ipvs.is_idle_backup() {
+    if !ours || ipvs.is_idle_backup() {
         return;
     }
     // Nor would conntrack at these.

@@ -4,7 +4,6 @@
 
 use super::{Packet, Transport};
 use crate::bindings;
-use core::mem::MaybeUninit;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,38 +26,55 @@ impl Family {
 }
 
 impl Packet {
-    /// Copies `N` bytes that start `offset` bytes behind the network header, or nothing where
-    /// the packet is shorter. No call where the headers lie in the linear part, as they do.
+    /// Copies `N` bytes that start `offset` bytes behind the network header, if they are in the
+    /// packet's linear part, as headers are. No call.
     #[inline]
-    pub fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    pub fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let skb = self.as_ptr();
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         let end = offset.checked_add(N as u32)?;
         // SAFETY: The packet is valid by the type's invariants.
         let (data, linear) = unsafe { ((*skb).data, (*skb).len.wrapping_sub((*skb).data_len)) };
 
-        if end <= linear {
-            // SAFETY: `linear` bytes from `data` on are the packet's, and `offset + N` is no more.
-            unsafe {
-                data.add(offset as usize)
-                    .copy_to_nonoverlapping(bytes.as_mut_ptr().cast(), N)
-            };
-        } else {
-            // SAFETY: The packet is valid, and there is room for `N` bytes.
-            let err = unsafe {
-                bindings::skb_copy_bits(
-                    skb,
-                    offset.try_into().ok()?,
-                    bytes.as_mut_ptr().cast(),
-                    N as i32,
-                )
-            };
-            if err != 0 {
-                return None;
+        // SAFETY: `linear` bytes from `data` on are the packet's, and `offset + N` is no more.
+        (end <= linear).then(|| unsafe { data.add(offset as usize).cast::<[u8; N]>().read() })
+    }
+
+    /// Likewise, wherever they are in the packet.
+    #[inline]
+    pub fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.peek(offset).or_else(|| self.read_from_pages(offset))
+    }
+
+    /// The way of packets whose headers are not in the linear part.
+    #[cold]
+    fn read_from_pages<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let offset = offset.try_into().ok()?;
+        let mut bytes = [0; N];
+        // SAFETY: The packet is valid by the type's invariants, and there is room for `N` bytes.
+        let err = unsafe {
+            bindings::skb_copy_bits(self.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as i32)
+        };
+
+        (err == 0).then_some(bytes)
+    }
+
+    /// Where the transport header is, for a first look: a fragment has bytes of something else
+    /// there. `None` if that is not to be seen: behind extension headers, and in pages. No call.
+    #[inline]
+    pub fn peek_transport(&self, family: Family) -> Option<Transport> {
+        match family {
+            Family::Ipv4 => {
+                let [first] = self.peek(0)?;
+                let [protocol] = self.peek(9)?;
+                let offset = u32::from(first & 0xf) * 4;
+                Some(Transport { protocol, offset })
+            }
+            Family::Ipv6 => {
+                let [protocol] = self.peek(6)?;
+                let offset = 40;
+                Some(Transport { protocol, offset })
             }
         }
-        // SAFETY: Either way all `N` bytes were written.
-        Some(unsafe { bytes.assume_init() })
     }
 
     /// Finds the transport header; `None` for a fragment and for a packet that cannot be read.
@@ -118,11 +134,12 @@ impl Packet {
         })
     }
 
-    /// Whether IPVS has handled this packet already (`ipvs_property`).
+    /// Whether IPVS has handled this packet already (`ipvs_property`). A load.
     #[inline]
     pub fn is_handled_by_ipvs(&self) -> bool {
-        // SAFETY: The packet is valid by the type's invariants.
-        unsafe { bindings::ip_vs_reuse_skb_ipvs_property(self.as_ptr()) }
+        // SAFETY: The packet is valid by the type's invariants, and the hook's alone.
+        let fields = unsafe { (*self.as_ptr()).__bindgen_anon_4.headers.as_ref() };
+        fields.ipvs_property() != 0
     }
 
     /// Whether the packet is for this machine on the link (`PACKET_HOST`).
