@@ -25,7 +25,7 @@ cleanup()
 
 need_root
 become_director "$@"
-need_tools ip ipvsadm python3
+need_tools ip ipvsadm
 need_modules dummy ip_vs ip_vs_rr ip_vs_wrr ip_vs_wlc ip_vs_sed ip_vs_twos ip_vs_mh
 need_harness
 [ -n "${MODULE:-}" ] || skip_all "needs MODULE, the module"
@@ -35,19 +35,8 @@ sizes=${SIZES:-1 10 100 1000 10000}
 schedulers="rr wrr wlc sed twos mh p2c"
 vip=10.9.0.1:53
 
-# A machine whose clock counts instructions has no randomness of its own, and until it has been
-# given some, each random number costs it thousands of instructions.
-seed()
-{
-	python3 -c 'import fcntl, os, struct
-with open("/dev/random", "wb") as random:
-    fcntl.ioctl(random, 0x40085203, struct.pack("ii64s", 512, 64, os.urandom(64)))' ||
-		bail_out "cannot seed the random numbers"
-}
-
 setup()
 {
-	seed
 	insmod "$MODULE" || bail_out "cannot load $MODULE"
 	ip -batch - <<-END || bail_out "cannot make the sink"
 		link set lo up
@@ -110,6 +99,8 @@ picks()
 		ask "datagrams --from 10.9.0.1:5353 --to $vip --count $((n + n / 10 + 100))"
 		for ((round = 1; round <= rounds; round++)); do
 			for scheduler in $schedulers; do
+				# Maglev's table has room for 4093.
+				[ "$scheduler" != mh ] || ((n <= 4093)) || continue
 				ipvsadm -E -u $vip -o -s "$scheduler" || bail_out "no $scheduler"
 				ask "datagrams --from 10.9.0.1:5353 --to $vip --count 20"
 				ask "datagrams --from 10.9.0.1:5353 --to $vip --count 300"
