@@ -7,6 +7,10 @@
 # turns, so that a machine that is slower now than before slows all. NAT, conntrack on, four
 # real servers, rr. Judges nothing: prints a line of JSON for each measurement.
 #
+# Two things are checked besides: what clients say is lost against what ipvs-watch saw IPVS
+# drop, in a storm of its own, for it takes time; and the rate against that of ab, which chooses
+# its ports by itself.
+#
 # The network is in lib.sh, the columns are in bench/lib.sh.
 #
 # CONCURRENCY:   connections under way at any time (32)
@@ -44,7 +48,7 @@ services()
 # cell SETUP END COLUMN ROUND CONCURRENCY
 cell()
 {
-	local ports to=$vip:80 from=10.0.0.2 said
+	local ports to=$vip:80 from=10.0.0.2 said watch
 
 	use_column "$3"
 	services "$3"
@@ -57,13 +61,39 @@ cell()
 		ports=1024-65535
 		from=10.0.0.$((101 + cells++ % 120))
 	fi
+	if [ "$1" = witness ]; then
+		"$WATCH" --json --summary >"$tmp/witness" 2>"$tmp/errors" &
+		watch=$!
+		busywait 60000 grep -q '"ready"' "$tmp/witness" || bail_out "ipvs-watch: $(cat "$tmp/errors")"
+	fi
 	said=$(in_ns "$client" "$harness" storm --from "$from" --ports "$ports" --to "$to" --end "$2" \
 		--concurrency "$5" --seconds "$seconds" --warm-up $((5 * $5)) 2>"$tmp/errors")
 	[ -n "$said" ] || bail_out "the storm $*: $(cat "$tmp/errors")"
 	[ ! -s "$tmp/errors" ] || sed "s/^/# $1 $3: /" "$tmp/errors"
+	if [ "$1" = witness ]; then
+		kill $watch
+		wait $watch
+		said="${said%\}},\"witness\":$(tail -n 1 "$tmp/witness")}"
+	fi
 	tell "\"bench\":\"storm\",\"setup\":\"$1\",\"end\":\"$2\",\"column\":\"$3\",\"round\":$4" "$said"
 }
 
+# known_tool ROUND: the rate of ab. Where a method is due it sends the letter on which the server
+# closes with a FIN.
+known_tool()
+{
+	local rate
+
+	use_column unique
+	services unique
+	rate=$(in_ns "$client" ab -q -c "$concurrency" -n $((seconds * 1000)) -m f "http://$vip/" 2>"$tmp/errors" |
+		awk '/^Requests per second/ { print $4 }')
+	[ -n "$rate" ] || bail_out "ab: $(cat "$tmp/errors")"
+	tell "\"bench\":\"storm\",\"setup\":\"ab\",\"end\":\"fin\",\"column\":\"unique\",\"round\":$1" \
+		"{\"concurrency\":$concurrency,\"per_second\":$rate}"
+}
+
+need_tools ab
 setup
 # shellcheck disable=SC2119 # without what: all
 choose_columns
@@ -78,6 +108,13 @@ for ((round = 1; round <= rounds; round++)); do
 		[ "$column" = none ] || cell kube-proxy server-rst "$column" $round "$concurrency"
 	done
 	nft delete table ip kube
+	for column in "${columns[@]}"; do
+		case $column in
+		none | unique) ;;
+		*) cell witness server-rst "$column" $round "$concurrency" ;;
+		esac
+	done
+	known_tool $round
 	for more in ${CONCURRENCIES:-4 16 64 128}; do
 		for column in unique stock module; do
 			cell concurrency server-rst $column $round "$more"

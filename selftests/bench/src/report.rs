@@ -280,6 +280,9 @@ fn storm(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
         goal: None,
     })];
 
+    witnesses(text, measured);
+    known_tool(text, measured);
+
     let more = [bench.clone(), ("setup", "concurrency".into())];
     let mut levels: Vec<f64> = (measured.of(&more))
         .filter_map(|line| line["result"]["concurrency"].as_f64())
@@ -351,6 +354,77 @@ fn storm(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
         }));
     }
     plot::draw(&folder.join("storm.svg"), &pictures)
+}
+
+/// What clients say is lost, beside what ipvs-watch has seen IPVS drop.
+fn witnesses(text: &mut String, measured: &Measurements) {
+    let of = |column: &str| {
+        [
+            ("bench", "storm".into()),
+            ("setup", "witness".into()),
+            ("column", column.into()),
+        ]
+    };
+    let seen = |column: &str, what: &str| -> f64 {
+        let wanted = of(column);
+        let lines = measured.of(&wanted);
+        lines
+            .filter_map(|line| line["result"]["witness"][what].as_f64())
+            .sum()
+    };
+    let there = |column: &&(&str, &str)| measured.of(&of(column.0)).next().is_some();
+    let columns: Vec<_> = COLUMNS.iter().filter(there).collect();
+    if columns.is_empty() {
+        return;
+    }
+    text.push_str("\n### The witness (server's RST)\n\nA storm of its own, while ipvs-watch looks on in the kernel: \
+        packets that IPVS dropped instead of opening a flow, and conntracks that were evicted in time. TCP sees a \
+        first packet lost; where IPVS dropped its successor as well, there are more drops than that.\n\n");
+    header(
+        text,
+        &[
+            "",
+            "connections",
+            "lost, say the clients",
+            "dropped, saw ipvs-watch",
+            "evicted",
+            "missed by ipvs-watch",
+        ],
+    );
+    for &&(column, name) in &columns {
+        row(
+            text,
+            &[
+                name.into(),
+                cell(measured.sum(&of(column), "connections")),
+                cell(measured.sum(&of(column), "first_lost")),
+                Figure(seen(column, "drops")).to_string(),
+                Figure(seen(column, "evictions")).to_string(),
+                Figure(seen(column, "missed")).to_string(),
+            ],
+        );
+    }
+}
+
+/// Whether our own clients are as fast as known ones.
+fn known_tool(text: &mut String, measured: &Measurements) {
+    let of = |setup: &str| {
+        [
+            ("bench", "storm".into()),
+            ("setup", setup.into()),
+            ("column", "unique".into()),
+        ]
+    };
+    let rate = |setup: &str| measured.summary(&of(setup), "per_second");
+    let (Some(ab), Some(ours)) = (rate("ab"), rate("fin")) else {
+        return;
+    };
+    let _ = writeln!(
+        text,
+        "\n### The tool\n\nOn ports that nobody used before, with connections that end by the server's FIN, ab \
+         (ApacheBench) opens {ab} a second, our own storm {ours}: {} of ab's rate.",
+        cell(paired(measured, &of("fin"), &of("ab"), "per_second"))
+    );
 }
 
 /// When the new server begins to have four fifths of its share: the end of the first interval
