@@ -8,7 +8,8 @@
 # be loaded in place of the stock one. No kernel is built.
 #
 #   patched    with the series for that kernel, patches/SERIES; beside it ip_vs_reuse.ko, built
-#              out of the tree for this IPVS, whose packets it decides about when asked
+#              out of the tree for this IPVS, whose packets it decides about when asked, and for
+#              the tests flow_ops.ko, which would be asked, too
 #   NAME       as kernels once were: selftests/baselines/NAME.patch
 #
 # The patches are put on by git am, on a copy-on-write view of the kernel's directory.
@@ -24,7 +25,7 @@ if [ "${1:-}" != --inside ]; then
 	case $variant in
 	patched)
 		patches=("patches/$series"/000[1-9]-*.patch)
-		mapfile -t sources < <(find "$top/Kbuild" "$top/rust" -type f | sort)
+		mapfile -t sources < <(find "$top/Kbuild" "$top/rust" "$top/selftests/modules" -type f | sort)
 		;;
 	*) patches=("selftests/baselines/$variant.patch") ;;
 	esac
@@ -56,7 +57,8 @@ make -j"$(nproc)" M=net/netfilter/ipvs W=1 modules
 cp net/netfilter/ipvs/ip_vs.ko "$to/"
 
 if [ "$variant" = patched ]; then
-	make M=/src MO="$to/module" KBUILD_EXTRA_SYMBOLS=/tmp/kernel/net/netfilter/ipvs/Module.symvers modules
-	mv "$to/module/ip_vs_reuse.ko" "$to/"
+	make M=/src MO="$to/module" KBUILD_EXTRA_SYMBOLS=/tmp/kernel/net/netfilter/ipvs/Module.symvers \
+		IP_VS_REUSE_SELFTESTS=m modules
+	mv "$to"/module/{ip_vs_reuse,selftests/modules/flow_ops}.ko "$to/"
 	rm -r "$to/module"
 fi

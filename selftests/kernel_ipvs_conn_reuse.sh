@@ -6,7 +6,7 @@
 # cases that the series mends; with the patched one all of it must pass.
 #
 # KERNEL_TESTS: what scripts/kernel-selftests.sh has made
-# IPVS:         a directory with the patched ip_vs.ko
+# IPVS:         what scripts/ipvs.sh has made, patched
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib.sh
@@ -69,6 +69,19 @@ patched_passes()
 	((${#passed[@]} == cases)) || fault "there were $cases on the stock kernel"
 }
 
+one_module_decides()
+{
+	insmod "$IPVS/ip_vs_reuse.ko" || fault "the module does not load"
+	! insmod "$IPVS/flow_ops.ko" 2>"$tmp/output" || fault "a second one is taken"
+	grep -q "busy" "$tmp/output" || fault "a second one: $(<"$tmp/output")"
+	rmmod ip_vs_reuse || fault "it does not go"
+	insmod "$IPVS/flow_ops.ko" || fault "none is there, and another one is not taken"
+	! insmod "$IPVS/ip_vs_reuse.ko" 2>"$tmp/output" || fault "the module is taken as a second one"
+	grep -q "busy" "$tmp/output" || fault "the module as a second one: $(<"$tmp/output")"
+	[ ! -e /proc/net/ip_vs_reuse ] || fault "and leaves something behind"
+	rmmod flow_ops || fault "the other one does not go"
+}
+
 need_root
 [ -n "${IPVS:-}" ] || skip_all "IPVS is not set: scripts/ipvs.sh patched"
 [ -d "${KERNEL_TESTS:-}/net/netfilter" ] || skip_all "KERNEL_TESTS is not set: scripts/kernel-selftests.sh"
@@ -89,7 +102,8 @@ cp -r "$KERNEL_TESTS" "$tmp/tools/testing/selftests"
 put_stock_back || bail_out "cannot load the stock ip_vs"
 loaded=stock
 
-ktap_plan 2
+ktap_plan 3
 check stock_fails "stock: $test fails for what the series mends, and for nothing else"
 check patched_passes "patched: $test passes"
+check one_module_decides "patched: one module at a time decides about reopened flows"
 ktap_exit
