@@ -7,7 +7,7 @@
 # report: FOLDER of the checkout (build/bench, or build/bench-quick) gets report.md, its pictures, the
 # raw data (*.jsonl) and environment.json. With --quick fewer rounds and sizes, in less than ten minutes.
 #
-# BENCH: which ones ("storm rollout price scheduler directors scale"); what the folder has of
+# BENCH: which ones ("storm rollout price scheduler balance directors scale"); what the folder has of
 #        others stays, so that one can be measured again
 # ENTRIES: how many there are for scale (1000000; a VM has 2 GB)
 
@@ -43,7 +43,7 @@ program() {
 measure() {
 	local name=$1 start=$SECONDS log=$cache/log/bench-$1.log
 	shift
-	case " ${BENCH:-storm rollout price scheduler directors scale} " in
+	case " ${BENCH:-storm rollout price scheduler balance directors scale} " in
 	*" $name "*) ;;
 	*) return 0 ;;
 	esac
@@ -63,12 +63,14 @@ if [ -n "$quick" ]; then
 	measure rollout in_vm ROUNDS=1 bench/rollout.sh
 	measure price in_vm VM_ICOUNT=yes JSON=yes ROUNDS=1 price.sh
 	measure scheduler in_vm VM_ICOUNT=yes ROUNDS=1 SIZES="1 10 100 1000" bench/scheduler.sh
+	measure balance in_vm VM_ICOUNT=yes ROUNDS=1 bench/balance.sh
 	measure directors program simulate --directors 1,100 --servers 10,100
 else
 	measure storm in_vm VM_ICOUNT=yes VM_TIMEOUT=5400 ROUNDS=3 SECONDS_EACH=3 bench/storm.sh
 	measure rollout in_vm VM_TIMEOUT=3600 ROUNDS=3 bench/rollout.sh
 	measure price in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 JSON=yes ROUNDS=5 price.sh
 	measure scheduler in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/scheduler.sh
+	measure balance in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/balance.sh
 	measure directors program simulate
 	measure scale in_vm VM_ICOUNT=yes VM_TIMEOUT=7200 JSON=yes ROUNDS=1 "ENTRIES=${ENTRIES:-1000000}" price.sh
 fi

@@ -841,6 +841,7 @@ fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyho
             }
         }
     }
+    balance(text, measured);
     let wanted = [("bench", "directors".into())];
     let simulated: Vec<_> = measured.of(&wanted).collect();
     if !simulated.is_empty() {
@@ -909,6 +910,59 @@ fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyho
         return Ok(());
     }
     plot::draw(&folder.join("scheduler.svg"), &panels)
+}
+
+/// The fullest server over the mean, by weight.
+fn balance(text: &mut String, measured: &Measurements) {
+    let of = |scheduler: &str, weights: u64| {
+        [
+            ("bench", "balance".into()),
+            ("scheduler", scheduler.into()),
+            ("weights", weights.into()),
+        ]
+    };
+    let fullest = |scheduler: &str, weights: u64| {
+        Summary::of(
+            measured
+                .of(&of(scheduler, weights))
+                .filter_map(|line| fullest_by_weight(&line["result"]["servers"], weights)),
+        )
+    };
+    if fullest("p2c", 1).is_none() {
+        return;
+    }
+    text.push_str("\n### Balance\n\n2,000 connections from as many ports, all held, on 32 real servers: the fullest, by \
+        its weight, over the mean. mh goes by the client's address alone.\n\n");
+    header(text, &["", "equal weights", "weights 1 to 4"]);
+    for scheduler in SCHEDULERS {
+        row(
+            text,
+            &[
+                scheduler.into(),
+                cell(fullest(scheduler, 1)),
+                cell(fullest(scheduler, 4)),
+            ],
+        );
+    }
+}
+
+/// Server N of the 32 has weight 1 + N % `weights` (balance.sh); its name ends with N.
+fn fullest_by_weight(servers: &Value, weights: u64) -> Option<f64> {
+    const SERVERS: u64 = 32;
+
+    let weight = |n: u64| (1 + n % weights) as f64;
+    let by_weight = servers.as_object()?.iter().filter_map(|(name, count)| {
+        let n = name.rsplit(':').next()?.parse().ok()?;
+        Some(count.as_f64()? / weight(n))
+    });
+    let most = by_weight.fold(0.0, f64::max);
+    let all: f64 = servers
+        .as_object()?
+        .values()
+        .filter_map(Value::as_f64)
+        .sum();
+    let mean = all / (1..=SERVERS).map(weight).sum::<f64>();
+    Some(most / mean)
 }
 
 fn scale(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::Result<()> {
