@@ -66,7 +66,7 @@ if [ -n "$quick" ]; then
 	measure balance in_vm VM_ICOUNT=yes ROUNDS=1 bench/balance.sh
 	measure directors program simulate --directors 1,100 --servers 10,100
 else
-	measure storm in_vm VM_ICOUNT=yes VM_TIMEOUT=5400 ROUNDS=3 SECONDS_EACH=3 bench/storm.sh
+	measure storm in_vm VM_ICOUNT=yes VM_TIMEOUT=5400 ROUNDS=3 SECONDS_EACH=2 bench/storm.sh
 	measure rollout in_vm VM_TIMEOUT=3600 ROUNDS=3 bench/rollout.sh
 	measure price in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 JSON=yes ROUNDS=5 price.sh
 	measure scheduler in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/scheduler.sh
