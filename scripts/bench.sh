@@ -28,16 +28,15 @@ PATCHED=$("$top/scripts/ipvs.sh" patched)
 export LEGACY TENCENT PATCHED
 export VM_ENV="LEGACY TENCENT PATCHED ROUNDS SECONDS_EACH CONCURRENCIES SIZES ENTRIES JSON"
 
-# program ARGUMENTS...: selftests/bench, in the build root, where the checkout is /src.
-program() {
-	(
-		lock cargo
-		fresh_target
-		"$top/scripts/enter.sh" cargo build --locked --quiet --release \
-			--manifest-path selftests/Cargo.toml -p bench
-	)
+# program ARGUMENTS...: selftests/bench, in the build root, where the checkout is /src. Other
+# checkouts build theirs in the same place, before or after.
+program() (
+	lock cargo
+	fresh_target
+	"$top/scripts/enter.sh" cargo build --locked --quiet --release \
+		--manifest-path selftests/Cargo.toml -p bench
 	"$top/scripts/enter.sh" /cache/target/release/bench "$@"
-}
+)
 
 # measure NAME COMMAND...: keeps the lines of JSON of one measurement.
 measure() {
