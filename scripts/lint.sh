@@ -62,6 +62,16 @@ no_unsafe() {
 	! grep -nE '\bunsafe\b' rust/*.rs | grep -v '//[/!]'
 }
 
+# The review page names what is called: every C function, none that is not, and every atomic.
+# shellcheck disable=SC2016 # backticks are what is looked for
+unsafe_page() {
+	local page=docs/unsafe.md
+	diff <(git grep -ohP 'bindings::\K\w+(?=\()' 'rust/*.rs' | sort -u) \
+		<(sed '1,/^## C functions/d; /^## /,$d' $page | cut -sd'|' -f2 | grep -oP '`\K\w+(?=`)' | sort -u) &&
+		! git grep -ohP '\w+(?=: Atomic)|struct \K\w+(?=.*\(Atomic)' 'rust/*.rs' | sort -u |
+			grep -vxFf <(sed '1,/^## Atomics/d; /^## /,$d' $page | cut -sd'|' -f2 | grep -oP '\w+')
+}
+
 shell_scripts() {
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x
 }
@@ -80,6 +90,7 @@ check "clippy: the module" build clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings
 check "clippy: harness, host tests and ipvs-watch" clippy_user_space
 check "no panic in the packet path" no_panics
 check "no unsafe outside the abstractions" no_unsafe
+check "docs/unsafe.md names what is called" unsafe_page
 if [ -e "patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$2")" ]; then
 	check "patches/ and rust/ say the same" scripts/export-patches.sh --inside "$2" --check
 fi

@@ -13,6 +13,9 @@
 need_root
 need_tools modinfo insmod rmmod
 
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
 note_log
 
 described()
@@ -53,9 +56,26 @@ log_is_clean()
 	[ -z "$said" ] || fault "$said"
 }
 
-ktap_plan 4
+# Another release of the same length: nothing else in the file moves.
+foreign_is_refused()
+{
+	local release foreign status=0
+
+	release=$(uname -r) foreign=9.${release#*.}
+	sed "s/vermagic=$release /vermagic=$foreign /" "$MODULE" >"$tmp/ip_vs_reuse.ko"
+	[[ $(modinfo -F vermagic "$tmp/ip_vs_reuse.ko") = "$foreign "* ]] || fault "cannot make it foreign"
+	insmod "$tmp/ip_vs_reuse.ko" 2>"$tmp/said" || status=$?
+	((status)) || { fault "it is loaded"; rmmod ip_vs_reuse; }
+	[[ $(cat "$tmp/said") = *"Invalid module format"* ]] || fault "insmod: $(cat "$tmp/said")"
+	[[ $(new_complaints) = *"version magic '$foreign "* ]] || fault "the kernel does not say why"
+	[ ! -e /sys/module/ip_vs_reuse ] || fault "something of it is there"
+	leaves_nothing
+}
+
+ktap_plan 5
 check described "module: modinfo shows author, description, license, version, alias and this kernel"
 check comes_and_goes "module: insmod and rmmod, twenty times"
 check leaves_nothing "module: rmmod leaves no file and no tracepoint"
 check log_is_clean "module: nothing else to complain about in the kernel's log"
+check foreign_is_refused "module: one that was built for another kernel is refused, and leaves nothing"
 ktap_exit

@@ -14,6 +14,6 @@ use crate::bindings;
 /// C header: [`include/linux/random.h`](srctree/include/linux/random.h)
 #[inline]
 pub fn random() -> u64 {
-    // SAFETY: No conditions.
+    // SAFETY: It takes no argument, and any context will do (`drivers/char/random.c`).
     unsafe { bindings::get_random_u64() }
 }

@@ -20,7 +20,8 @@ use kernel::{
 
 /// Waits for a grace period: until all read sides that have begun are over. May sleep.
 pub fn synchronize_rcu() {
-    // SAFETY: No conditions but a context that may sleep.
+    // SAFETY: No condition but a context that may sleep and is no read side, as said above; what
+    // is neither deadlocks or warns, and breaks no memory (`kernel/rcu/tree.c`).
     unsafe { bindings::synchronize_rcu() };
 }
 
@@ -81,7 +82,7 @@ impl<T: Send + Sync> RcuBox<T> {
     /// Waits until the values of all boxes that have been dropped are, but not those of boxes
     /// that were values in them. May sleep, for a grace period and more.
     pub fn barrier() {
-        // SAFETY: No conditions but a context that may sleep.
+        // SAFETY: As for `synchronize_rcu()`.
         unsafe { bindings::rcu_barrier() };
     }
 
@@ -90,7 +91,8 @@ impl<T: Send + Sync> RcuBox<T> {
     /// To be called by RCU only, for a node that `drop` gave up.
     unsafe extern "C" fn drop_callback(head: *mut bindings::callback_head) {
         // CAST: `head` is the first member of a `#[repr(C)]` node.
-        // SAFETY: `drop` gave up a node that came from a `KBox`; the grace period is over.
+        // SAFETY: `drop` gave up a node that came from a `KBox`; `rcu_do_batch()` calls this once,
+        // when the grace period is over.
         drop(unsafe { KBox::from_raw(head.cast::<Node<T>>()) });
     }
 }
@@ -116,7 +118,9 @@ impl<T: Send + Sync> Deref for RcuBox<T> {
 
 impl<T: Send + Sync> Drop for RcuBox<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type's invariants the node is ours, and we give it up.
+        // SAFETY: By the type's invariants the node is ours, and we give it up: `call_rcu()` has
+        // its head, and nobody else the node, until it calls back. That the code is still there
+        // then is for `barrier` to see to.
         unsafe {
             bindings::call_rcu(
                 Opaque::cast_into(&raw const (*self.0.as_ptr()).head),
@@ -154,7 +158,8 @@ impl<T: Send + Sync> Published<T> {
     #[inline]
     pub fn read<'a>(&'a self, _guard: &'a Guard) -> Option<&'a T> {
         // SAFETY: By the type's invariants null or valid; dropped a grace period after it was
-        // replaced, when the guard's read side is over, or with this place, which is borrowed.
+        // replaced (`RcuBox::drop`), when the guard's read side is over, or with this place, which
+        // is borrowed. `replace` made it visible whole: its exchange is a release.
         unsafe { self.0.load(Acquire).as_ref() }
     }
 }

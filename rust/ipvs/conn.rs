@@ -13,7 +13,8 @@ use kernel::types::Opaque;
 /// # Invariants
 ///
 /// It is valid: somebody holds a reference. IPVS lets go of an entry's real server and of its
-/// controlling entry only when it has the last reference.
+/// controlling entry only when it has the last reference: `ip_vs_conn_expire()` after
+/// `ip_vs_conn_unlink()` has found that (`refcount_dec_if_one()`).
 #[repr(transparent)]
 pub struct Conn(Opaque<bindings::ip_vs_conn>);
 
@@ -37,7 +38,8 @@ impl Conn {
     /// How far the flow has come.
     #[inline]
     pub fn phase(&self) -> Phase {
-        // SAFETY: Valid by the type's invariants; `state` changes under us, so read it once.
+        // SAFETY: Valid by the type's invariants. `protocol` is set by `ip_vs_conn_new()`; `state`
+        // changes under us (`set_tcp_state()`), so read it once, as C does (it is volatile there).
         let (protocol, state) = unsafe {
             let cp = self.as_ptr();
             ((*cp).protocol, (&raw const (*cp).state).read_volatile())
@@ -59,7 +61,7 @@ impl Conn {
     /// Whether the director sees the client's packets only (`IP_VS_CONN_F_NOOUTPUT`).
     #[inline]
     pub fn is_one_way(&self) -> bool {
-        // SAFETY: Valid by the type's invariants.
+        // SAFETY: Valid by the type's invariants; changes under us, read once (volatile in C, too).
         let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
         flags & bindings::IP_VS_CONN_F_NOOUTPUT != 0
     }
@@ -67,21 +69,23 @@ impl Conn {
     /// Whether the entry depends on another (`control`).
     #[inline]
     pub fn is_controlled(&self) -> bool {
-        // SAFETY: Valid by the type's invariants.
+        // SAFETY: Valid by the type's invariants; read once, and not followed.
         !unsafe { (&raw const (*self.as_ptr()).control).read_volatile() }.is_null()
     }
 
     /// Whether other entries depend on this one (`n_control`).
     #[inline]
     pub fn is_controlling(&self) -> bool {
-        // SAFETY: Valid by the type's invariants.
+        // SAFETY: Valid by the type's invariants; an atomic, read once (`atomic_read()`).
         unsafe { (&raw const (*self.as_ptr()).n_control.counter).read_volatile() != 0 }
     }
 
     /// The real server, if IPVS knows one.
     #[inline]
     pub fn destination(&self) -> Option<&Destination> {
-        // SAFETY: Valid by the type's invariants: while the entry is held, it holds its server.
+        // SAFETY: Valid by the type's invariants: while the entry is held, it holds its server. It
+        // may get one under us (`ip_vs_try_bind_dest()`), and then keeps it: read once. What is
+        // behind the pointer was written before IPVS had the server in its list.
         unsafe {
             let dest = (&raw const (*self.as_ptr()).dest).read_volatile();
             Some(Destination::from_raw(NonNull::new(dest)?))

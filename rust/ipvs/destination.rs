@@ -35,14 +35,15 @@ impl Destination {
     /// The weight in force now. 0: the server finishes what it has and gets nothing new.
     #[inline]
     pub fn weight(&self) -> i32 {
-        // SAFETY: Valid by the type's invariants; an atomic, read once.
+        // SAFETY: Valid by the type's invariants; an atomic, read once (`atomic_read()`).
         unsafe { (&raw const (*self.as_ptr()).weight.counter).read_volatile() }
     }
 
     /// Whether the server is part of its service (`IP_VS_DEST_CF_AVAILABLE`).
     #[inline]
     pub fn is_available(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; read once.
+        // SAFETY: Valid by the type's invariants; written under the mutex of the services
+        // (`__ip_vs_update_dest()`, `__ip_vs_unlink_dest()`), by us read once, without it.
         let cflags = unsafe { (&raw const (*self.as_ptr()).cflags).read_volatile() };
         cflags & bindings::IP_VS_DEST_CF_AVAILABLE as c_ulong != 0
     }
@@ -51,7 +52,8 @@ impl Destination {
     /// its lower one (`IP_VS_DEST_F_OVERLOAD`).
     #[inline]
     pub fn is_overloaded(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; read once.
+        // SAFETY: Valid by the type's invariants; written under us
+        // (`__ip_vs_dest_update_overload()`), read once (volatile in C, too).
         let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
         flags & bindings::IP_VS_DEST_F_OVERLOAD != 0
     }
@@ -59,13 +61,15 @@ impl Destination {
     /// The connections that are in use now; those that have ended and wait do not count.
     #[inline]
     pub fn active_connections(&self) -> i32 {
-        // SAFETY: Valid by the type's invariants; an atomic, read once.
+        // SAFETY: As for the weight.
         unsafe { (&raw const (*self.as_ptr()).activeconns.counter).read_volatile() }
     }
 
     /// Takes a reference. Any context.
     pub fn hold(&self) -> HeldDestination {
-        // SAFETY: Valid by the type's invariants, and so it has a reference still.
+        // SAFETY: Valid by the type's invariants, and so the count is not 0: in its service's list
+        // or in the trash it has IPVS's own reference, and loses that a grace period after it has
+        // left them (`ip_vs_dest_free()`, `ip_vs_dest_rcu_free()`).
         unsafe { bindings::ip_vs_reuse_ip_vs_dest_hold(self.as_ptr()) };
         // INVARIANT: The reference was just taken.
         HeldDestination(NonNull::from(self).cast())
@@ -74,16 +78,18 @@ impl Destination {
 
 /// A reference to a real server.
 ///
-/// IPVS does not wait for it: a server that is deleted goes to the trash, and whoever drops the
-/// last reference frees it. So it must not be dropped while a packet may still use the server
-/// without a reference of its own: in an RCU callback is the right place.
+/// IPVS does not wait for it when a namespace ends (`ip_vs_trash_cleanup()`): whoever drops the
+/// last reference frees the server, at once. A packet that has the server from the service's list
+/// is over by then: IPVS's own reference goes by RCU. One that has it from a `HeldDestination` has
+/// borrowed that. But `Scheduler::schedule` hands it on to IPVS, for the rest of its read side: so
+/// what a scheduler shows to packets is dropped by RCU, and the borrow checker sees to it.
 ///
 /// # Invariants
 ///
 /// The pointer is to a valid server, to which this object owns a reference.
 pub struct HeldDestination(NonNull<bindings::ip_vs_dest>);
 
-// SAFETY: The count is atomic, and what a `Destination` tells may be asked from anywhere.
+// SAFETY: The count is a `refcount_t`, and what a `Destination` tells may be asked from anywhere.
 unsafe impl Send for HeldDestination {}
 // SAFETY: As above.
 unsafe impl Sync for HeldDestination {}
@@ -100,7 +106,9 @@ impl Deref for HeldDestination {
 
 impl Drop for HeldDestination {
     fn drop(&mut self) {
-        // SAFETY: The reference is ours by the type's invariants.
+        // SAFETY: The reference is ours by the type's invariants. If it is the last,
+        // `ip_vs_dest_rcu_free()` has run: nobody finds the server any more, and its counters are
+        // released. Any context: `kfree()` is all that happens.
         unsafe { bindings::ip_vs_reuse_ip_vs_dest_put_and_free(self.0.as_ptr()) };
     }
 }

@@ -34,9 +34,10 @@ impl<T: FlowOps> Adapter<T> {
         tmpl: *const bindings::nf_conn,
         state: *const bindings::nf_hook_state,
     ) {
-        // SAFETY: IPVS passes what its own hook was given or has found, all of it valid for this
-        // call; it holds the entry, and the packet the template. Where that hook stands the
-        // packet's data starts at its network header.
+        // SAFETY: `ip_vs_evict_hook()` passes what it was given itself or has found, all of it valid
+        // for this call; it holds the entry, and the packet the template. Where that hook stands
+        // the packet's data starts at its network header. `iph` is its local, with no pointer to
+        // the packet's memory.
         let (ipvs, packet, conn, template, state, header) = unsafe {
             (
                 Ipvs::from_raw(ipvs),
@@ -87,7 +88,8 @@ impl<T: FlowOps> FlowOpsRegistration<T> {
                     reopened: Some(Adapter::<T>::reopened_callback),
                 };
                 // SAFETY: `place` is memory for the operations, pinned, and stays until they are
-                // unregistered in `drop`.
+                // unregistered in `drop`. `register_ip_vs_flow_ops()` publishes it last, or keeps
+                // nothing of it.
                 unsafe {
                     place.write(ops);
                     to_result(bindings::register_ip_vs_flow_ops(place))
@@ -102,7 +104,7 @@ impl<T: FlowOps> FlowOpsRegistration<T> {
 impl<T: FlowOps> PinnedDrop for FlowOpsRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: They were registered by `new`, or this object would not be. IPVS waits for the
-        // packets that are with them.
+        // packets that are with them: `unregister_ip_vs_flow_ops()` ends with a grace period.
         unsafe { bindings::unregister_ip_vs_flow_ops(self.ops.get()) };
     }
 }

@@ -79,7 +79,10 @@ impl<T: Scheduler> Adapter<T> {
     #[inline]
     unsafe fn data<'a>(svc: *mut bindings::ip_vs_service) -> &'a T::Data {
         // SAFETY: By the contract `init_callback` set the pointer, and the data are there until
-        // a grace period after `done_callback`.
+        // a grace period after `done_callback`. A packet reads the pointer after it has found the
+        // scheduler (`smp_rmb()` in `ip_vs_schedule()` and `ip_vs_sched_persist()`), and another
+        // scheduler's data come a grace period later (`synchronize_rcu()` in
+        // `ip_vs_edit_service()`): nobody writes to it meanwhile.
         unsafe { &*(*svc).sched_data.cast() }
     }
 
@@ -88,10 +91,12 @@ impl<T: Scheduler> Adapter<T> {
     /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn init_callback(svc: *mut bindings::ip_vs_service) -> c_int {
         from_result(|| {
-            // SAFETY: IPVS passes a valid service, whose configuration it has locked.
+            // SAFETY: IPVS passes a valid service, whose configuration it has locked
+            // (`service_mutex`).
             let data = T::init_service(unsafe { Service::from_raw(svc) })?;
             let data = RcuBox::into_raw(RcuBox::new(data, GFP_KERNEL)?);
-            // SAFETY: As above. IPVS publishes the scheduler, and so the data, after this.
+            // SAFETY: As above. `ip_vs_bind_scheduler()` publishes the scheduler, and so the data,
+            // after this (`rcu_assign_pointer()`): no packet looks there yet.
             unsafe { (*svc).sched_data = data.cast() };
             Ok(0)
         })
@@ -101,8 +106,8 @@ impl<T: Scheduler> Adapter<T> {
     ///
     /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn done_callback(svc: *mut bindings::ip_vs_service) {
-        // SAFETY: IPVS calls this once for a service that `init_callback` took, when new
-        // packets do not find the scheduler there any more.
+        // SAFETY: `ip_vs_unbind_scheduler()` calls this once for a service that `init_callback`
+        // took, when new packets do not find the scheduler there any more.
         let (service, data) = unsafe {
             (
                 Service::from_raw(svc),
@@ -180,8 +185,8 @@ impl<T: Scheduler> Adapter<T> {
         _header: *mut bindings::ip_vs_iphdr,
     ) -> *mut bindings::ip_vs_dest {
         let guard = rcu::read_lock();
-        // SAFETY: IPVS passes a service that used this scheduler in this read side, and a packet
-        // whose data start at its network header. The packet is only read.
+        // SAFETY: IPVS passes a service that used this scheduler in this read side, which is the
+        // hook's, and a packet whose data start at its network header. The packet is only read.
         let (data, service, packet) = unsafe {
             (
                 Self::data(svc),
@@ -233,7 +238,8 @@ impl<T: Scheduler> SchedulerRegistration<T> {
                     schedule: Some(Adapter::<T>::schedule_callback),
                 };
                 // SAFETY: `place` is pinned, and stays until the scheduler is unregistered in
-                // `drop`.
+                // `drop`; `register_ip_vs_scheduler()` links it last, or not at all. The name is
+                // static; IPVS writes to neither.
                 unsafe {
                     place.write(scheduler);
                     to_result(bindings::register_ip_vs_scheduler(place))
@@ -248,11 +254,12 @@ impl<T: Scheduler> SchedulerRegistration<T> {
 impl<T: Scheduler> PinnedDrop for SchedulerRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: It was registered by `new`, or this object would not be. No service uses it,
-        // or the module could not go.
+        // or the module could not go: `ip_vs_scheduler_get()` holds a reference to it for each.
         unsafe { bindings::unregister_ip_vs_scheduler(self.scheduler.get()) };
-        // Packets may still be in `schedule`,
+        // Packets may still be in `schedule` (`__ip_vs_del_service()` gives the reference back
+        // and waits for nothing), and who lists services at the name,
         synchronize_rcu();
-        // and the data of services that are gone may wait for theirs.
+        // and the data of services that are gone may wait for their grace period.
         RcuBox::<T::Data>::barrier();
     }
 }

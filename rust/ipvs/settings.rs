@@ -9,7 +9,8 @@ use kernel::types::Opaque;
 ///
 /// # Invariants
 ///
-/// It is the IPVS of a namespace that is alive.
+/// It is the IPVS of a namespace that is alive: in memory that the core frees after
+/// `__ip_vs_cleanup_batch()`.
 #[repr(transparent)]
 pub struct Ipvs(Opaque<bindings::netns_ipvs>);
 
@@ -33,7 +34,8 @@ impl Ipvs {
     /// `conn_reuse_mode`
     #[inline]
     pub fn conn_reuse_mode(&self) -> i32 {
-        // SAFETY: Valid by the type's invariants; the administrator may be changing it: read once.
+        // SAFETY: Valid by the type's invariants; an aligned integer that the administrator may be
+        // changing (`proc_dointvec()`): read once.
         unsafe { (&raw const (*self.as_ptr()).sysctl_conn_reuse_mode).read_volatile() }
     }
 

@@ -22,7 +22,10 @@ impl Ipvs {
     #[inline]
     pub fn of(namespace: &Namespace) -> Option<&Self> {
         // SAFETY: The namespace is alive by its invariants, and so is its IPVS: the module
-        // `ip_vs`, whose symbols we use, takes it away after all that registered later.
+        // `ip_vs`, whose symbols we use, is there before us and after us. In a namespace
+        // `__ip_vs_init()` sets the pointer before our hooks stand (`setup_net()` goes by order of
+        // registration), and `__ip_vs_cleanup_batch()` clears it after they have gone
+        // (`ops_undo_list()` goes the other way, and calls `pre_exit` first).
         unsafe {
             let ipvs = namespace
                 .as_ptr()
@@ -54,7 +57,8 @@ impl Ipvs {
     /// only then may a UDP datagram be scheduled anew. Two loads.
     #[inline]
     pub fn may_have_lost_servers(&self) -> bool {
-        // SAFETY: Valid by the type's invariants.
+        // SAFETY: Valid by the type's invariants; mutex and list are looked at, not taken or
+        // followed.
         unsafe { bindings::ip_vs_reuse_servers_may_have_left(self.as_ptr()) }
     }
 
@@ -63,7 +67,10 @@ impl Ipvs {
     pub fn find_conn(&self, family: Family, packet: &Packet) -> Option<HeldConn> {
         let af = family.number().into();
         let mut header = MaybeUninit::<bindings::ip_vs_iphdr>::zeroed();
-        // SAFETY: The packet is valid by its invariants, and `header` a local.
+        // SAFETY: The packet is valid by its invariants, and `header` a local, which
+        // `ip_vs_fill_iph_skb()` has filled where it is true. `__ip_vs_conn_in_get()` finds no table
+        // where there is none yet, and takes a reference to what it finds only if it has one still
+        // (`refcount_inc_not_zero()`).
         let cp = unsafe {
             if !bindings::ip_vs_reuse_ip_vs_fill_iph_skb(af, packet.as_ptr(), header.as_mut_ptr()) {
                 return None;
@@ -96,7 +103,8 @@ impl Drop for HeldConn {
     #[inline]
     fn drop(&mut self) {
         // `ip_vs_conn_put()` would start the entry's timer again: only IPVS itself may.
-        // SAFETY: The reference is ours by the type's invariants.
+        // SAFETY: The reference is ours by the type's invariants, and not the last:
+        // `ip_vs_conn_unlink()` leaves the table its own for as long as there is another.
         unsafe { bindings::ip_vs_reuse___ip_vs_conn_put(self.0.as_ptr()) };
     }
 }

@@ -93,9 +93,12 @@ pub trait PerNamespace: Send + Sync + 'static {
         if !Self::id().in_place.load(Acquire) {
             return None;
         }
-        // SAFETY: The type is in place in all namespaces. It leaves them a grace period after it
-        // said so, or after the last device, and so the last packet, has left a namespace: `packet`
-        // is in an RCU read side.
+        // SAFETY: The type is in place in all namespaces, and `packet` is in an RCU read side. When
+        // the registration ends, `in_place` is cleared a grace period before the slots are:
+        // `ops_undo_list()` waits for one between `pre_exit` and `exit`. When a namespace ends, its
+        // slot is cleared after its last device has gone, and with it the last packet:
+        // `default_device_exit_batch()` comes before the `exit` of any subsystem, and waits for a
+        // grace period (`unregister_netdevice_many()`).
         unsafe { Registration::<Self>::slot(packet.namespace().as_ptr()).as_ref() }
     }
 }
@@ -136,7 +139,9 @@ impl<T: PerNamespace> Registration<T> {
                     ..Default::default()
                 };
                 // SAFETY: `ops` is memory for the operations, pinned, and stays until the
-                // unregistration in `drop`.
+                // unregistration in `drop`; where registering fails, the core has taken it off its
+                // list again (`__register_pernet_operations()`). The core writes through `id` under
+                // its lock, and nobody reads before the first callback.
                 unsafe {
                     ops.write(callbacks);
                     to_result(bindings::register_pernet_subsys(ops))
@@ -155,7 +160,8 @@ impl<T: PerNamespace> Registration<T> {
     /// The type is registered, and the namespace is between the core's call of
     /// `init_callback` and the end of its call of `exit_callback`.
     unsafe fn slot(net: *mut bindings::net) -> *mut T {
-        // SAFETY: By the contract the id is valid in this namespace.
+        // SAFETY: By the contract the id is valid in this namespace: `ops_init()` has put the slot
+        // there before `init_callback`, and `ops_free_list()` frees it after `exit_callback`.
         unsafe { bindings::ip_vs_reuse_net_generic(net, *T::id().number.get()).cast() }
     }
 
@@ -164,15 +170,19 @@ impl<T: PerNamespace> Registration<T> {
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn init_callback(net: *mut bindings::net) -> c_int {
         from_result(|| {
-            // SAFETY: The core passes a namespace that is being set up, or one in use.
+            // SAFETY: The core passes a namespace that is being set up (`setup_net()`), or one in
+            // use, which cannot end meanwhile: `pernet_ops_rwsem` is held.
             let namespace = unsafe { Namespace::from_raw(net) };
             // SAFETY: We are in `init_callback`.
             let slot = unsafe { Self::slot(net) };
-            // SAFETY: The core allocated the slot for this, and nobody looks there yet.
+            // SAFETY: `ops_init()` allocated the slot for this, of our size and aligned for
+            // pointers (`kzalloc()`), which `new` asserts to do; nobody looks there yet.
             unsafe { slot.write(T::new(namespace)?) };
 
-            // SAFETY: `proc_net` is the namespace's directory. The file is taken away, readers
-            // and all, in `pre_exit_callback`, while the state is still there.
+            // SAFETY: `proc_net` is the namespace's directory, which `proc_net_ns_init()` made
+            // before us. The file is taken away in `pre_exit_callback`, while the state is still
+            // there, and readers with it: `remove_proc_entry()` waits for them
+            // (`proc_entry_rundown()`).
             let file = unsafe {
                 bindings::proc_create_net_single(
                     T::PROC_NAME.as_char_ptr(),
@@ -183,7 +193,7 @@ impl<T: PerNamespace> Registration<T> {
                 )
             };
             if file.is_null() {
-                // The core frees the slot and calls nothing more.
+                // `ops_init()` frees the slot, and the core calls nothing more for it.
                 // SAFETY: It was just written, and nobody has it.
                 unsafe { slot.drop_in_place() };
                 return Err(ENOMEM);
@@ -197,7 +207,8 @@ impl<T: PerNamespace> Registration<T> {
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn pre_exit_callback(net: *mut bindings::net) {
         // SAFETY: The core calls this once after a successful `init_callback`, which made the file.
-        // `proc_net` goes away after our callbacks: its owner registered before us.
+        // `proc_net` goes away after our callbacks: `ops_undo_list()` calls those first that were
+        // registered last, and `proc_net_ns_ops` is there from boot on.
         unsafe {
             bindings::remove_proc_entry(
                 T::PROC_NAME.as_char_ptr(),
@@ -210,8 +221,9 @@ impl<T: PerNamespace> Registration<T> {
     ///
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn exit_callback(net: *mut bindings::net) {
-        // SAFETY: The core calls this once, after `pre_exit_callback` and a grace period: nobody
-        // has the slot any more.
+        // SAFETY: The core calls this once, after `pre_exit_callback` and a grace period
+        // (`ops_undo_list()`): no reader of the file has the slot any more, and no packet, as
+        // said in `of`.
         unsafe { Self::slot(net).drop_in_place() };
     }
 
@@ -219,8 +231,9 @@ impl<T: PerNamespace> Registration<T> {
     ///
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn show_callback(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
-        // SAFETY: The file is one of `proc_create_net_single()`, whose open keeps the namespace.
-        // While the file is there, so is the state.
+        // SAFETY: The file is one of `proc_create_net_single()`: `single_open_net()` keeps the
+        // namespace, and has put it where `seq_file_single_net()` looks. While the file is there,
+        // so is the state.
         let (file, state) = unsafe {
             let net = bindings::ip_vs_reuse_seq_file_single_net(seq);
             (SeqFile::from_raw(seq), &*Self::slot(net))

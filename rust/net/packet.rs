@@ -36,7 +36,7 @@ impl Packet {
     /// The packet's length in bytes, from the network header.
     #[inline]
     pub fn length(&self) -> u32 {
-        // SAFETY: The packet is valid by the type's invariants.
+        // SAFETY: The packet is valid by the type's invariants, and no other processor has it.
         unsafe { (*self.as_ptr()).len }
     }
 }

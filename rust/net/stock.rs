@@ -32,7 +32,8 @@ impl Packet {
     pub fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let skb = self.as_ptr();
         let end = offset.checked_add(N as u32)?;
-        // SAFETY: The packet is valid by the type's invariants.
+        // SAFETY: The packet is valid by the type's invariants; `data_len` is the part of `len`
+        // that is not in one piece (`skb_headlen()`).
         let (data, linear) = unsafe { ((*skb).data, (*skb).len.wrapping_sub((*skb).data_len)) };
 
         // SAFETY: `linear` bytes from `data` on are the packet's, and `offset + N` is no more.
@@ -50,7 +51,8 @@ impl Packet {
     fn read_from_pages<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let offset = offset.try_into().ok()?;
         let mut bytes = [0; N];
-        // SAFETY: The packet is valid by the type's invariants, and there is room for `N` bytes.
+        // SAFETY: The packet is valid by the type's invariants, and there is room for `N` bytes;
+        // `skb_copy_bits()` refuses to read behind the packet's end (`net/core/skbuff.c`).
         let err = unsafe {
             bindings::skb_copy_bits(self.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as i32)
         };
@@ -120,7 +122,8 @@ impl Packet {
     #[cold]
     fn transport_behind_extensions(&self) -> Option<Transport> {
         let (mut offset, mut fragment, mut flags) = (0u32, 0u16, 0i32);
-        // SAFETY: The packet is valid, the pointers are to locals; -1 asks for the last header.
+        // SAFETY: The packet is valid, the pointers are to locals; -1 asks for the last header, and
+        // an offset of 0 starts at the first (`net/ipv6/exthdrs_core.c`).
         let protocol = unsafe {
             bindings::ipv6_find_hdr(self.as_ptr(), &mut offset, -1, &mut fragment, &mut flags)
         };
@@ -152,7 +155,8 @@ impl Packet {
     /// Whether it comes from a socket with `IP_NODEFRAG`, which IPVS leaves alone.
     #[inline]
     pub fn is_from_nodefrag_socket(&self) -> bool {
-        // SAFETY: The packet is valid by the type's invariants.
+        // SAFETY: The packet is valid by the type's invariants, and so is its socket, whatever that
+        // is: `skb_to_full_sk()` tells a request and TIME_WAIT from a full one.
         unsafe { bindings::ip_vs_reuse_skb_nodefrag(self.as_ptr()) }
     }
 }

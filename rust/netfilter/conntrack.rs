@@ -61,7 +61,10 @@ impl Conntrack {
         let mut zone = MaybeUninit::<bindings::nf_conntrack_zone>::zeroed();
 
         // SAFETY: Packet, state and template are valid by their invariants, the others are
-        // locals; the network header is where the packet's data starts.
+        // locals that outlive the calls; the network header is where the packet's data starts.
+        // `nf_ct_get_tuplepr()` reads no byte that the packet has not (`skb_header_pointer()`), and
+        // fills in the tuple where it is true; no template means the default zone
+        // (`nf_ct_zone_tmpl()`).
         let hash = unsafe {
             let net = (*state.as_ptr()).net;
             let family = (*state.as_ptr()).pf;
@@ -74,8 +77,10 @@ impl Conntrack {
         };
         let hash = NonNull::new(hash)?.as_ptr();
 
-        // SAFETY: The hash entry is one of the two in a conntrack, one for each direction; the
-        // lookup took a reference for us.
+        // SAFETY: The hash entry is one of the two in a conntrack, `tuplehash[dir]`, as in
+        // `nf_ct_tuplehash_to_ctrack()`. `__nf_conntrack_find_get()` took a reference for us, and
+        // looked again afterwards: memory of conntracks is used again without a grace period
+        // (`SLAB_TYPESAFE_BY_RCU`), and this is the one it found.
         unsafe {
             let direction = (*hash).tuple.dst.dir;
             let first = hash.sub(direction.into());
@@ -83,7 +88,7 @@ impl Conntrack {
                 .byte_sub(core::mem::offset_of!(bindings::nf_conn, tuplehash))
                 .cast::<bindings::nf_conn>();
 
-            // INVARIANT: What is in the table is confirmed.
+            // INVARIANT: `nf_ct_key_equal()` takes confirmed ones only.
             Some(Self {
                 ct: NonNull::new(ct)?,
                 direction: if direction == 0 {
@@ -104,14 +109,15 @@ impl Conntrack {
     /// Whether another connection announced this one, as FTP does its data connections.
     #[inline]
     pub fn is_expected(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; `master` is set before it is confirmed.
+        // SAFETY: Valid by the type's invariants; `master` is set by `init_conntrack()`, before it
+        // is confirmed, and not changed after.
         !unsafe { (*self.ct.as_ptr()).master }.is_null()
     }
 
     /// Whether it is going away already.
     #[inline]
     pub fn is_dying(&self) -> bool {
-        // SAFETY: Valid by the type's invariants.
+        // SAFETY: Valid by the type's invariants; a bit of `status`, read once (`test_bit()`).
         unsafe { bindings::ip_vs_reuse_nf_ct_is_dying(self.ct.as_ptr()) }
     }
 
@@ -119,7 +125,9 @@ impl Conntrack {
     #[inline]
     pub fn kill(&self) {
         // What it answers, whether the listeners have heard, makes no difference to the table.
-        // SAFETY: Valid by the type's invariants; no netlink port asked for it.
+        // SAFETY: Valid by the type's invariants. `nf_ct_delete()` wants a confirmed one, whose
+        // reference of the table it gives back once (`IPS_DYING_BIT`), whoever else kills it; it
+        // disables softirqs where it takes the table's locks. No netlink port asked for it.
         unsafe { bindings::nf_ct_delete(self.ct.as_ptr(), 0, 0) };
     }
 }
@@ -127,7 +135,8 @@ impl Conntrack {
 impl Drop for Conntrack {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: The reference is ours by the type's invariants.
+        // SAFETY: The reference is ours by the type's invariants, and given back once. Any context:
+        // `nf_ct_destroy()` does not sleep.
         unsafe { bindings::ip_vs_reuse_nf_ct_put(self.ct.as_ptr()) };
     }
 }

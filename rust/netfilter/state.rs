@@ -13,7 +13,8 @@ use kernel::types::Opaque;
 /// # Invariants
 ///
 /// The state is one that netfilter passed to a hook, which has not returned: this is an RCU read
-/// side, and the packet's namespace has devices.
+/// side (`nf_hook()`; `nfqnl_recv_verdict()` for a packet that user space gives back), and the
+/// packet's namespace has devices.
 #[repr(transparent)]
 pub struct HookState(Opaque<bindings::nf_hook_state>);
 
@@ -37,7 +38,8 @@ impl HookState {
     /// The namespace that the packet passes.
     #[inline]
     pub fn namespace(&self) -> &Namespace {
-        // SAFETY: By the type's invariants; a packet's namespace outlives its hooks.
+        // SAFETY: By the type's invariants; a packet's namespace outlives its hooks: `cleanup_net()`
+        // frees it after all devices have gone, and a grace period.
         unsafe { Namespace::from_raw((*self.as_ptr()).net) }
     }
 
@@ -47,7 +49,10 @@ impl HookState {
         if transport.offset > packet.length() {
             return false;
         }
-        // SAFETY: Packet and state are valid by their invariants.
+        // SAFETY: Packet and state are valid by their invariants, and the header is not behind the
+        // packet's end, which `nf_ip_checksum()` takes for granted. That the packet's memory may
+        // be another one afterwards (`skb_ensure_writable()`) is no matter: nobody keeps pointers
+        // to it.
         unsafe {
             bindings::ip_vs_reuse_checksum_ok(
                 packet.as_ptr(),

@@ -69,7 +69,7 @@ pub enum Attached<'a> {
 #[inline]
 pub fn attached(packet: &Packet) -> Attached<'_> {
     let mut info = 0;
-    // SAFETY: The packet is valid by its invariants, `info` is a local.
+    // SAFETY: The packet is valid by its invariants, `info` is a local, which is always written.
     let ct = unsafe { bindings::ip_vs_reuse_nf_ct_get(packet.as_ptr(), &mut info) };
 
     if info == bindings::ip_conntrack_info_IP_CT_UNTRACKED {
@@ -78,7 +78,8 @@ pub fn attached(packet: &Packet) -> Attached<'_> {
     let Some(ct) = NonNull::new(ct) else {
         return Attached::Nothing;
     };
-    // SAFETY: The packet holds a reference to what is attached to it, and is borrowed.
+    // SAFETY: The packet holds a reference to what is attached to it (`nf_ct_set()`), is borrowed,
+    // and nothing here takes that away from it.
     unsafe {
         if bindings::ip_vs_reuse_nf_ct_is_template(ct.as_ptr()) {
             Attached::Template(Template::from_raw(ct))
@@ -133,7 +134,8 @@ impl<H: Handler> Hooks<H> {
             pf: family.number(),
             hooknum: point,
             priority: H::PRIORITY,
-            // SAFETY: Zeroes are integers, null pointers, and a list entry that nobody looks at.
+            // SAFETY: Zeroes are integers, null pointers, and a list entry that only nf_tables
+            // looks at, in hooks of its own.
             ..unsafe { MaybeUninit::zeroed().assume_init() }
         }
     }
@@ -150,7 +152,8 @@ impl<H: Handler> Hooks<H> {
                 };
                 // SAFETY: `ops` is memory for the operations, pinned, and stays until the
                 // unregistration in `drop`. That, and the end of a registration that failed,
-                // wait for a grace period between taking the hooks away and coming back.
+                // wait for a grace period between taking the hooks away and coming back
+                // (`ops_undo_list()`): no packet is in our code then.
                 unsafe {
                     ops.write(callbacks);
                     to_result(bindings::register_pernet_subsys(ops))
@@ -165,11 +168,13 @@ impl<H: Handler> Hooks<H> {
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn init_callback(net: *mut bindings::net) -> c_int {
         let hooks = Self::hooks();
-        // SAFETY: The core passes a namespace that is being set up, or one in use.
+        // SAFETY: The core passes a namespace that is being set up, or one in use. Netfilter keeps
+        // the hooks' addresses and reads them (`nf_hook_entries_grow()`): they are static. Where
+        // one cannot be registered, it takes away those before.
         let err =
             unsafe { bindings::nf_register_net_hooks(net, hooks.as_ptr(), hooks.len() as c_uint) };
         if err != 0 {
-            // Some may have stood for a moment.
+            // Some may have stood for a moment, and `ops_init()` waits for nothing.
             synchronize_rcu();
         }
         err
@@ -180,7 +185,8 @@ impl<H: Handler> Hooks<H> {
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn pre_exit_callback(net: *mut bindings::net) {
         let hooks = Self::hooks();
-        // SAFETY: The core calls this once, after `init_callback` has registered them.
+        // SAFETY: The core calls this once, after `init_callback` has registered them; the
+        // namespace ends, if it does, after this.
         unsafe { bindings::nf_unregister_net_hooks(net, hooks.as_ptr(), hooks.len() as c_uint) };
     }
 
@@ -192,8 +198,9 @@ impl<H: Handler> Hooks<H> {
         skb: *mut bindings::sk_buff,
         state: *const bindings::nf_hook_state,
     ) -> c_uint {
-        // SAFETY: Netfilter passes a packet and a state that are valid for this call, and on the
-        // points that we know the packet's data starts at its network header.
+        // SAFETY: `nf_hook_slow()` passes a packet and a state that are valid for this call, in a
+        // read side. At PRE_ROUTING and LOCAL_OUT the packet's data starts at its network header:
+        // `ip_rcv_core()`, `ip6_rcv_core()`, `__ip_local_out()` and so on have it there.
         let (state, packet) = unsafe { (HookState::from_raw(state), Packet::from_raw(skb)) };
         H::packet(state, packet);
         bindings::NF_ACCEPT

@@ -13,13 +13,14 @@ use kernel::str::{CStr, CStrExt as _};
 /// `ip_vs_reuse_evict`: the conntrack was evicted. Any context; next to nothing while off.
 #[inline]
 pub fn evict(conn: &Conn, reason: &'static CStr) {
-    // SAFETY: The entry is valid by its invariants, the string is terminated.
+    // SAFETY: The entry is valid by its invariants, the string is terminated; the tracepoint copies
+    // both (`events.h`).
     unsafe { bindings::ip_vs_reuse_trace_evict(conn.as_ptr(), reason.as_char_ptr()) };
 }
 
 /// `ip_vs_reuse_leave`: the packet was left alone. Any context; next to nothing while off.
 #[inline]
 pub fn leave(conn: &Conn, reason: &'static CStr) {
-    // SAFETY: The entry is valid by its invariants, the string is terminated.
+    // SAFETY: As above.
     unsafe { bindings::ip_vs_reuse_trace_leave(conn.as_ptr(), reason.as_char_ptr()) };
 }

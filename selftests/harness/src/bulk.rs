@@ -2,8 +2,10 @@
 
 //! Bytes in one TCP connection, for what a packet costs that opens nothing.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -17,28 +19,55 @@ struct Report {
     ns: u128,
 }
 
-/// Sends so many bytes to a server that throws them away, and waits until it has closed.
-pub fn send(from: SocketAddr, to: SocketAddr, bytes: u64) -> anyhow::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(60);
+pub struct Plan {
+    /// How many.
+    pub bytes: u64,
+    /// Or until a line comes from standard input; one is waited for.
+    pub until_line: bool,
+    /// How long nothing may move.
+    pub patience: Duration,
+}
 
+/// Sends so many bytes to a server that throws them away, and waits until it has closed.
+pub fn send(from: SocketAddr, to: SocketAddr, plan: &Plan) -> anyhow::Result<()> {
+    let stop = AtomicBool::new(false);
+    let report = thread::scope(|scope| {
+        if plan.until_line {
+            scope.spawn(|| {
+                // Its end is as good as a line.
+                let _ = io::stdin().read_line(&mut String::new());
+                stop.store(true, Relaxed);
+            });
+        }
+        send_until(from, to, plan, &stop)
+    })?;
+    net::print_json(&report)
+}
+
+fn send_until(
+    from: SocketAddr,
+    to: SocketAddr,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> anyhow::Result<Report> {
     let mut socket = Proto::Tcp.socket(from)?;
     socket.bind(&from.into())?;
-    net::connect(&socket, to, PATIENCE).with_context(|| format!("cannot connect to {to}"))?;
+    net::connect(&socket, to, plan.patience).with_context(|| format!("cannot connect to {to}"))?;
     socket.set_nonblocking(false)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(plan.patience))?;
+    socket.set_read_timeout(Some(plan.patience))?;
     let chunk = vec![0; 1 << 16];
     let start = Instant::now();
-    let mut left = bytes;
-    while left > 0 {
+    let mut left = plan.bytes;
+    while left > 0 && !stop.load(Relaxed) {
         let len = left.min(chunk.len() as u64);
         socket.write_all(&chunk[..len as usize])?;
         left -= len;
     }
     socket.shutdown(Shutdown::Write)?;
     while socket.read(&mut [0; 64])? > 0 {}
-    net::print_json(&Report {
-        bytes,
+    Ok(Report {
+        bytes: plan.bytes - left,
         ns: start.elapsed().as_nanos(),
     })
 }

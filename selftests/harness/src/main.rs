@@ -198,6 +198,12 @@ enum Role {
         /// How many
         #[arg(long)]
         bytes: u64,
+        /// Stop at a line from standard input, if that is earlier
+        #[arg(long)]
+        until_line: bool,
+        /// How long nothing may move
+        #[arg(long, default_value = "60s", value_parser = duration)]
+        patience: Duration,
     },
     /// Send bad packets, and good ones among them, at flows; report how many of each kind as JSON
     Packets {
@@ -239,6 +245,24 @@ enum Role {
         /// With a wrong checksum
         #[arg(long)]
         damaged: bool,
+        /// A RST in place of the SYN
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Send SYNs as fast as they go, from each port in turn, and report how many as JSON
+    Flood {
+        /// The interface to send by, and the Ethernet address of the director behind it
+        #[arg(long, value_name = "NAME=MAC", value_parser = link)]
+        link: (String, [u8; 6]),
+        #[arg(long, value_name = "ADDR")]
+        from: IpAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        #[arg(long, value_parser = port_range)]
+        ports: RangeInclusive<u16>,
+        /// For how long
+        #[arg(long, value_parser = duration)]
+        time: Duration,
     },
     /// Ask over UDP from one socket, tell the first server's name, and go on until a line comes from
     /// standard input; report as JSON what was answered, and by whom
@@ -413,7 +437,21 @@ fn play(role: Role) -> anyhow::Result<()> {
             Some(ports) => datagrams::send_to_each(from, to, count, ports),
             None => datagrams::send(from, to, count, answered),
         },
-        Role::Bulk { from, to, bytes } => bulk::send(from, to, bytes),
+        Role::Bulk {
+            from,
+            to,
+            bytes,
+            until_line,
+            patience,
+        } => bulk::send(
+            from,
+            to,
+            &bulk::Plan {
+                bytes,
+                until_line,
+                patience,
+            },
+        ),
         Role::Packets {
             links,
             from,
@@ -446,9 +484,23 @@ fn play(role: Role) -> anyhow::Result<()> {
                 &links,
             )
         }
-        Role::Syn { from, to, damaged } => stray::send_syn(from, to, damaged)
+        Role::Syn {
+            from,
+            to,
+            damaged,
+            reset,
+        } => stray::send_syn(from, to, damaged, reset)
             .map_err(anyhow::Error::from)
             .and_then(|()| net::print_json(&json!({ "sent": "syn" }))),
+        Role::Flood {
+            link: (name, mac),
+            from,
+            to,
+            ports,
+            time,
+        } => net::Link::new(&name, mac)
+            .with_context(|| format!("cannot send by {name}"))
+            .and_then(|link| stray::flood(&link, from, to, ports, time)),
         Role::Questions { from, to, every } => questions::ask(from, to, every),
         Role::Table { file, title } => table::print(&file, &title),
         Role::Console => console(),

@@ -422,7 +422,7 @@ impl Client {
         let start = Instant::now();
         let stray = match end {
             End::Live => Ok(()),
-            _ => stray::send_syn(self.from, self.to, end == End::DamagedSyn),
+            _ => stray::send_syn(self.from, self.to, end == End::DamagedSyn, false),
         };
         let answer = stray
             .and_then(|()| flow.tell(Command::Greet))

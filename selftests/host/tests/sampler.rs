@@ -368,6 +368,24 @@ proptest! {
     }
 }
 
+/// Up to 6 servers with weights up to 6, all 137,250 services of such servers: every way in which columns
+/// can be short, full or too full in turn.
+#[test]
+fn every_small_service_is_exact() {
+    const WEIGHTS: u32 = 7;
+    let mut services = 0;
+    for n in 1..=6 {
+        for number in 1..WEIGHTS.pow(n) {
+            let weights: Vec<_> = (0..n)
+                .map(|server| (number / WEIGHTS.pow(server) % WEIGHTS) as i32)
+                .collect();
+            assert_exact(&Service::new(&weights));
+            services += 1;
+        }
+    }
+    assert_eq!(services, 137_250);
+}
+
 #[test]
 fn a_million_servers_of_the_greatest_weight_do_not_overflow() {
     let n = 1 << 20;
