@@ -16,6 +16,10 @@ help:
 	@echo '                the first time about seven, to build the machine)'
 	@echo 'make test       everything that must hold, on the host and in the same machine'
 	@echo 'make test-long  likewise, with those of the kernel'\''s own tests that take long (hours)'
+	@echo 'make test-debug the same machine with a kernel that watches itself; memory that cannot be had'
+	@echo '                (the first time half an hour more, to build it)'
+	@echo 'make churn      everything changes at random under traffic, for MINUTES=30, with a SEED'
+	@echo 'make million    a million flows that come back, and the books of them (REOPENINGS=1000000)'
 	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
 	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
@@ -42,13 +46,22 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long shell lint patches-check compare ipvs bench bench-quick
+.PHONY: demo test test-long test-debug churn million shell lint patches-check compare ipvs bench bench-quick
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
 	$(Q)scripts/test.sh
 test-long: export LONG := yes
 test-long: test
+test-debug: kernel
+	$(Q)scripts/test-debug.sh
+churn: export MINUTES ?= 30
+churn: export VM_TIMEOUT := 86400
+churn: kernel
+	$(Q)VM_ENV="MINUTES SEED" scripts/in-vm.sh selftests/run.sh churn.sh
+million: export VM_TIMEOUT := 86400
+million: kernel
+	$(Q)VM_ENV=REOPENINGS scripts/in-vm.sh selftests/run.sh million.sh
 shell: kernel
 	$(Q)scripts/in-vm.sh --shell
 lint: kernel

@@ -4,7 +4,8 @@
 # usage: kernel.sh [--without-rust]
 #
 # Puts Linux $KERNEL and its Rust kernel directory into the build root, and prints its release.
-# One without Rust comes with its packaged headers instead, and the source of IPVS.
+# One without Rust comes with its packaged headers instead, and the source of IPVS. KERNEL=debug
+# is no packaged kernel: it is built here, to watch itself.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -12,20 +13,26 @@
 : "${KERNEL:?a release such as 7.3.4+deb13-cloud-amd64, or a series such as 7.3}"
 [[ $KERNEL =~ ^[A-Za-z0-9.+~_-]+$ ]] || die "KERNEL='$KERNEL' is no kernel release, nor a series such as 7.3"
 
-script=rust-kernel-dir.sh
+made_by=(rust-kernel-dir.sh)
 directory=rust-linux-$KERNEL
+space=4
 what="making the kernel directory for Linux $KERNEL (two minutes)"
 if [ "${1:-}" = --without-rust ]; then
-	script=kernel-headers.sh
+	made_by=(kernel-headers.sh)
 	directory=ipvs-linux-$KERNEL
 	what="getting Linux $KERNEL, its headers and its IPVS (half a minute)"
+elif [ "$KERNEL" = debug ]; then
+	made_by=(debug-kernel.sh debug-kernel.config)
+	space=12
+	what="building the debug kernel (half an hour)"
 fi
 
-make_directory() { "$top/scripts/enter.sh" "scripts/$script" "$KERNEL"; }
+make_directory() { "$top/scripts/enter.sh" "scripts/${made_by[0]}" "$KERNEL"; }
 
-if [ "$(cat "$root/usr/src/$directory/.complete" 2>/dev/null)" != "$(sha256sum <"$top/scripts/$script")" ]; then
+made_from=$(cd "$top/scripts" && cat "${made_by[@]}" | sha256sum)
+if [ "$(cat "$root/usr/src/$directory/.complete" 2>/dev/null)" != "$made_from" ]; then
 	lock kernel
-	need_space 4
+	need_space "$space"
 	step "$cache/log/kernel.log" "$what" make_directory
 fi
 make_directory

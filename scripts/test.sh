@@ -25,7 +25,7 @@ on_host() (
 
 # Every way in which a flow comes back; ends with the table of all of them.
 cases="watch.sh module.sh cases"
-others="matrix.sh bad_input.sh"
+others="matrix.sh bad_input.sh fault_injection.sh"
 
 in_vm() {
 	# shellcheck disable=SC2086 # a list

@@ -102,7 +102,7 @@ timeout --kill-after=10 "${VM_TIMEOUT:-1800}" \
 	"${boot[@]}" --verbose --append "panic=-1 oops=panic" --exec "bash $script" \
 	</dev/null 2> >(cat >"$log") | cat || status=$?
 
-bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|memory leak|unregister_netdevice: waiting'
+bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|UBSAN:|lockdep is turned off|unregister_netdevice: waiting'
 if ((status == 124 || status == 137)); then
 	tail -n 25 "$log" >&2
 	die "the machine did not end within ${VM_TIMEOUT:-1800} s (log: $shown)"

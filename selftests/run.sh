@@ -7,6 +7,8 @@
 # cases that ran on both kernels. Runs in the virtual machine; what a test prints goes on as it
 # comes. The word `cases` stands for all that have cases of the fault (reuse.sh).
 #
+# A kernel that can tell what memory nothing refers to any more (KERNEL=debug) is asked at the end.
+#
 # IPVS: a directory with an ip_vs.ko to be tested in place of the stock one
 
 # shellcheck source=selftests/lib.sh
@@ -28,6 +30,20 @@ export RESULTS
 
 [ -z "${IPVS:-}" ] || load_ipvs "$IPVS" || exit
 
+# What was allocated by IPVS, or by a module that is gone, whose addresses have no name any more,
+# and is lost. It is met in two scans, and five seconds old.
+kmemleak=/sys/kernel/debug/kmemleak
+leaks()
+{
+	local _
+
+	for _ in 1 2; do
+		sleep 5
+		echo scan >$kmemleak
+	done
+	awk -v RS='unreferenced object' '/\[ip_vs|\] 0x/' $kmemleak
+}
+
 failed=0
 for test in "${tests[@]}"; do
 	echo "# $test"
@@ -37,6 +53,10 @@ for test in "${tests[@]}"; do
 	((status == 0 || status == 4)) || failed=1
 	lsmod | grep -q '^ip_vs_reuse ' && rmmod ip_vs_reuse
 done
+if [ -w $kmemleak ]; then
+	leaks=$(leaks)
+	[ -z "$leaks" ] || { failed=1; echo "# leaked: ${leaks//$'\n'/$'\n'# }"; }
+fi
 [ ! -s "$RESULTS" ] ||
 	"$HARNESS" table "$RESULTS" --title "Linux $(uname -r), QEMU ($VM_ACCEL)" | sed 's/^/# /'
 exit $failed

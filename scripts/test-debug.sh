@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: test-debug.sh [--if-there]
+#
+# Tests in machines with the debug kernel, which fails them for whatever it sees: use of freed
+# memory, a wrong lock, sleeping where one must not, a leak. First of all each allocation fails, one
+# after the other: the ways that are gone least. With --if-there: that part only, and only if the
+# cache has that kernel; building it takes half an hour.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+export KERNEL=debug VM_TIMEOUT=7200
+tests=("module.sh fault_injection.sh" "matrix.sh" "p2c.sh" "cases")
+
+if [ "${1:-}" = --if-there ]; then
+	made_from=$(cat "$top"/scripts/debug-kernel.{sh,config} | sha256sum)
+	if [ "$(cat "$root/usr/src/rust-linux-debug/.complete" 2>/dev/null)" != "$made_from" ]; then
+		say "the cache has no debug kernel: 'make test-debug' builds it"
+		exit
+	fi
+	tests=("module.sh fault_injection.sh")
+fi
+
+status=0
+for test in "${tests[@]}"; do
+	say "testing in a machine with the debug kernel: $test"
+	# shellcheck disable=SC2086 # a list
+	"$top/scripts/in-vm.sh" selftests/run.sh $test || status=1
+done
+exit $status

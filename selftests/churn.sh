@@ -1,0 +1,337 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Everything changes, at random, while traffic runs: the module goes and comes, namespaces with
+# services come and go, real servers, weights, schedulers and settings change, conntrack is flushed
+# or full, a processor goes, the sync daemons start and stop, and IPVS and conntrack themselves are
+# unloaded. At the end connections, references and memory are back where they were.
+#
+# What chance has chosen it will choose again for the same SEED; when each thing happens to the
+# traffic it will not.
+#
+# The network is in lib.sh, with three real servers. The services are 10.9.0.1:80 and
+# fd00:9::1:80, NAT.
+#
+# MODULE:  ip_vs_reuse.ko
+# MINUTES: how long (1)
+# SEED:    a number (the time)
+
+# shellcheck disable=SC2317 # actions and checks are called by name
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+minutes=${MINUTES:-1}
+seed=${SEED:-$EPOCHSECONDS}
+RANDOM=$((seed % 32768))
+
+vips=(10.9.0.1:80 '[fd00:9::1]:80')
+schedulers=(p2c p2c p2c rr wlc mh sh twos)
+conntrack_max=/proc/sys/net/netfilter/nf_conntrack_max
+second_cpu=/sys/devices/system/cpu/cpu1/online
+traffic=()
+other=other-$$
+
+cleanup()
+{
+	stop_traffic
+	[ ! -e "$second_cpu" ] || echo 1 >"$second_cpu"
+	ip netns delete "$other"
+	cleanup_network
+	ipvsadm -C
+	rmmod ip_vs_reuse
+	rm -rf "$tmp"
+} 2>/dev/null
+
+[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
+need_root
+[ ! -e /sys/module/ip_vs_reuse ] || skip_all "ip_vs_reuse must not be loaded yet: rmmod ip_vs_reuse"
+become_director "$@"
+need_tools conntrack ip ipvsadm nft nsenter
+need_modules ip_vs ip_vs_rr ip_vs_wlc ip_vs_mh ip_vs_sh ip_vs_twos nf_conntrack nft_ct veth
+need_harness
+note_log
+
+##############################################################################
+# Traffic, of which nothing is asked but that it goes on
+
+# Services are taken away under it and the table is full: what fails is started again.
+start_traffic()
+{
+	local end to from
+
+	for end in server-rst client-rst fin; do
+		for to in "${vips[@]}"; do
+			from=10.0.0.2
+			[[ $to != \[* ]] || from=fd00:0::2
+			keep_on "$from" "$to" $end $((10000 + 1000 * ${#traffic[@]})) &
+			traffic+=($!)
+		done
+	done
+}
+
+# keep_on FROM TO END PORT
+keep_on()
+{
+	trap 'kill $!; exit' TERM
+	while true; do
+		nsenter --net="/run/netns/$client" -- "$harness" storm --from "$1" --to "$2" --end "$3" \
+			--ports $(($4))-$(($4 + 39)) --concurrency 4 --seconds 5 --timeout 2s &
+		wait $!
+		sleep 0.1
+	done
+} >/dev/null 2>&1
+
+stop_traffic()
+{
+	((${#traffic[@]})) || return 0
+	kill "${traffic[@]}"
+	wait "${traffic[@]}"
+	traffic=()
+} 2>/dev/null
+
+##############################################################################
+# Services
+
+# one_of WORD...: sets `it`.
+one_of()
+{
+	shift $((RANDOM % $#))
+	it=$1
+}
+
+# server_of VIP N
+server_of()
+{
+	case $1 in
+	\[*) echo "[fd00:2:$2::2]:80" ;;
+	*) echo "10.2.$2.2:80" ;;
+	esac
+}
+
+make_services()
+{
+	local vip n
+
+	for vip in "${vips[@]}"; do
+		echo "-A -t $vip -s rr"
+		for n in "${!servers[@]}"; do
+			echo "-a -t $vip -r $(server_of "$vip" "$n") -m"
+		done
+	done | ipvsadm -R || fault "cannot make the services"
+}
+
+# Whatever there is already, or not any more.
+change() { ipvsadm "$@" 2>/dev/null; }
+
+##############################################################################
+# What happens
+
+actions=(reload reload reload namespace namespace namespace server server server server server
+	scheduler scheduler settings settings flush full processor daemon everything)
+declare -A times=()
+
+reload()
+{
+	local vip
+
+	# A module whose scheduler is in use stays.
+	for vip in "${vips[@]}"; do
+		change -E -t "$vip" -s rr
+	done
+	busywait 5000 rmmod ip_vs_reuse 2>/dev/null || fault "rmmod: $(rmmod ip_vs_reuse 2>&1)"
+	insmod "$MODULE" || fault "insmod"
+}
+
+namespace()
+{
+	ip netns add "$other" || fault "ip netns add"
+	ip -n "$other" link set lo up || fault "ip link set lo up"
+	in_ns "$other" ipvsadm -R <<-END || fault "cannot make services in a namespace"
+		-A -t 10.7.0.1:80 -s p2c
+		-a -t 10.7.0.1:80 -r 10.7.1.1:80 -m
+		-a -t 10.7.0.1:80 -r 10.7.1.2:80 -m
+		-A -f 7 -s p2c
+	END
+	in_ns "$other" head -n 1 /proc/net/ip_vs_reuse >/dev/null || fault "no counters in the namespace"
+	((RANDOM % 2)) || in_ns "$other" ipvsadm -C
+	ip netns delete "$other"
+}
+
+server()
+{
+	local vip server
+
+	one_of "${vips[@]}"
+	vip=$it
+	one_of "${!servers[@]}"
+	server=$(server_of "$vip" "$it")
+	one_of -d -a -a -e -e -e
+	case $it in
+	-d) change -d -t "$vip" -r "$server" ;;
+	*) change "$it" -t "$vip" -r "$server" -m -w $((RANDOM % 4)) ;;
+	esac
+}
+
+scheduler()
+{
+	local vip
+
+	one_of "${vips[@]}"
+	vip=$it
+	one_of "${schedulers[@]}"
+	change -E -t "$vip" -s "$it"
+}
+
+settings()
+{
+	one_of conn_reuse_mode expire_nodest_conn conntrack
+	case $it in
+	conntrack) sysctl_set ipv4/vs/conntrack $((RANDOM % 4 > 0)) ;;
+	*) sysctl_set "ipv4/vs/$it" $((RANDOM % 2)) ;;
+	esac
+}
+
+flush() { conntrack -F >/dev/null 2>&1; }
+
+# The limit is set in the first namespace for all.
+full()
+{
+	# shellcheck disable=SC2016 # for that shell
+	nsenter --net=/proc/1/ns/net -- bash -c '
+		max=$(<$1); echo 10 >"$1"; sleep 0.5; echo "$max" >"$1"' - "$conntrack_max" ||
+		fault "cannot set $conntrack_max"
+}
+
+processor()
+{
+	[ -e "$second_cpu" ] || return
+	echo 0 >"$second_cpu" || fault "the second processor does not go"
+	sleep 0.2
+	echo 1 >"$second_cpu" || fault "the second processor does not come back"
+}
+
+daemon()
+{
+	one_of master backup
+	change --start-daemon "$it" --mcast-interface director
+	((RANDOM % 2)) || change --stop-daemon "$it"
+}
+
+# We go, IPVS behind us, then conntrack, and all come back.
+everything()
+{
+	ipvsadm -C
+	change --stop-daemon master
+	change --stop-daemon backup
+	nft flush ruleset
+	busywait 5000 rmmod ip_vs_reuse 2>/dev/null || fault "rmmod: $(rmmod ip_vs_reuse 2>&1)"
+	busywait 60000 ipvs_goes || fault "ip_vs does not go: $(rmmod ip_vs 2>&1)"
+	busywait 60000 conntrack_goes || fault "nf_conntrack does not go: $(rmmod nf_conntrack 2>&1)"
+	begin_again
+}
+
+ipvs_goes()
+{
+	# shellcheck disable=SC2046 # a list
+	rmmod $(cd /sys/module && ls -d ip_vs_*) ip_vs 2>/dev/null
+	[ ! -e /sys/module/ip_vs ]
+}
+
+conntrack_goes()
+{
+	modprobe -r nft_ct nf_conntrack_netlink nf_conntrack 2>/dev/null
+	[ ! -e /sys/module/nf_conntrack ]
+}
+
+begin_again()
+{
+	modprobe -a ip_vs ip_vs_{rr,wlc,mh,sh,twos} || fault "modprobe ip_vs"
+	insmod "$MODULE" || fault "insmod"
+	sysctl_set ipv4/vs/conntrack 1
+	track_connections
+	make_services
+}
+
+##############################################################################
+
+churn()
+{
+	local end=$((SECONDS + 60 * minutes)) what
+
+	while ((SECONDS < end && ${#faults[@]} == 0)); do
+		one_of "${actions[@]}"
+		what=$it
+		"$what"
+		times[$what]=$((${times[$what]:-0} + 1))
+	done
+	outcome=
+	for what in $(printf '%s\n' "${!times[@]}" | sort); do
+		outcome+="${outcome:+, }$what ${times[$what]}"
+	done
+}
+
+# Kilobytes that the kernel has for itself and cannot give up, when it has given up what it can.
+kernel_memory()
+{
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	awk '/^(SUnreclaim|Percpu|VmallocUsed|KernelStack|PageTables):/ { n += $2 } END { print n }' /proc/meminfo
+}
+
+# Without connections, services and modules, as at the start.
+nothing_runs()
+{
+	stop_traffic
+	everything
+	ipvsadm -C
+	nft flush ruleset
+	rmmod ip_vs_reuse || fault "rmmod"
+	ipvs_goes || fault "ip_vs does not go"
+	busywait 10000 conntrack_goes || fault "nf_conntrack does not go"
+}
+
+# A little is what the kernel keeps for the next time (slabs that are partly full, per processor
+# memory, RCU); what is lost at each turn would be much.
+memory_is_back()
+{
+	local memory
+
+	busywait 60000 memory_is || fault "$((memory - memory_before)) kB more than at the start"
+	outcome="$memory_before kB, then $memory kB"
+}
+memory_is()
+{
+	memory=$(kernel_memory)
+	((memory < memory_before + 8192)) || { sleep 2; false; }
+}
+
+log_is_clean()
+{
+	local said
+
+	said=$(new_complaints | grep -vE 'nf_conntrack: .*table full|net_ratelimit|smpboot|clocksource|Booting Node')
+	[ -z "$said" ] || fault "$said"
+}
+
+ktap_plan 4
+setup_network 3
+printf 'address add %s dev lo\n' 10.9.0.1 fd00:9::1 | ip -batch -
+start_servers --listen 0.0.0.0:80 --listen '[::]:80'
+echo "# MINUTES=$minutes SEED=$seed"
+
+# Once all through, so that what stays behind from the first time is there.
+begin_again
+start_traffic
+for action in "${actions[@]}"; do
+	"$action"
+done
+nothing_runs
+memory_before=$(kernel_memory)
+((${#faults[@]} == 0)) || bail_out "before it began: ${faults[*]}"
+begin_again
+start_traffic
+check churn "churn"
+check nothing_runs "no connection, no service, no module is in the way of any other's going"
+check memory_is_back "memory"
+check log_is_clean "nothing to complain about in the kernel's log"
+ktap_exit

@@ -1,0 +1,369 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Memory cannot be had. Each allocation that the module makes fails once, one after the other: when
+# it is loaded, when a namespace is made, when services and real servers of p2c change. What is
+# refused says so and leaves nothing behind; what goes on is counted, and made good by the next
+# change. The packets' way allocates nothing.
+#
+# ip_vs_fail_alloc.ko counts the allocations that have the module on their stack, and fails one, or all.
+#
+# The network is in lib.sh, with two real servers. rs<n> is 10.2.n.2.
+#
+# MODULE: ip_vs_reuse.ko; ip_vs_fail_alloc.ko is looked for beside it
+
+# shellcheck disable=SC2317 # checks are called by name
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+injection=/sys/module/ip_vs_fail_alloc/parameters
+service=10.9.0.1:80		# UDP, each datagram scheduled by itself
+reopened=10.9.0.2:80		# TCP
+
+cleanup()
+{
+	rmmod ip_vs_fail_alloc
+	cleanup_network
+	ip netns delete "$made"
+	ipvsadm -C
+	rmmod ip_vs_reuse
+	rm -rf "$tmp"
+} 2>/dev/null
+
+[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
+need_root
+[ ! -e /sys/module/ip_vs_reuse ] || skip_all "ip_vs_reuse must not be loaded yet: rmmod ip_vs_reuse"
+become_director "$@"
+need_tools ip ipvsadm nft nsenter
+need_modules ip_vs ip_vs_rr nf_conntrack nft_ct veth
+need_harness
+fail_alloc=$(dirname "$MODULE")/ip_vs_fail_alloc.ko
+made=made-$$
+
+##############################################################################
+# Failing
+
+# fail WHICH: from here on the WHICH-th fails, or all (-1), or none (0).
+fail()
+{
+	echo 0 >"$injection"/nth
+	[ "$1" = 0 ] || echo 0 >"$injection"/seen
+	echo "$1" >"$injection"/nth
+}
+
+# How many there were since then.
+seen() { echo $(($(<"$injection"/seen))); }
+
+# fail_nth N COMMAND...: its N-th allocation fails, and only that. Sets `status` to the command's,
+# `output`, and `injected` to whether it made so many.
+fail_nth()
+{
+	fail "$1"
+	output=$("${@:2}" 2>&1)
+	status=$?
+	fail 0
+	injected=$(($(seen) >= $1))
+}
+
+# each_failing BEFORE AFTER COMMAND...: COMMAND with its first allocation failing, then with its
+# second, and so on until it makes no more. BEFORE comes before each, AFTER after. Sets `number`.
+number=
+each_failing()
+{
+	local before=$1 after=$2
+
+	shift 2
+	number=0
+	while true; do
+		$before
+		fail_nth $((number + 1)) "$@"
+		((injected)) || break
+		number=$((number + 1))
+		$after
+		((number < 1000)) || { fault "no end of allocations"; break; }
+		((${#faults[@]} < 5)) || break
+	done
+	((status == 0)) || fault "${*##*/} with all memory: $output"
+	((number)) || fault "${*##*/} allocates nothing: what was tested?"
+}
+
+##############################################################################
+# What is there
+
+is_loaded() { [ -e /sys/module/ip_vs_reuse ]; }
+
+nothing_is_left()
+{
+	local left
+
+	for left in /sys/module/ip_vs_reuse /proc/net/ip_vs_reuse /sys/kernel/tracing/events/ip_vs_reuse; do
+		[ ! -e "$left" ] || fault "allocation $number failed: $left is there"
+	done
+}
+
+has_no_memory()
+{
+	[[ $output = *[Mm]emory* ]] || fault "allocation $number failed: ${output:-it says nothing}"
+}
+
+# Changes that found no memory; `noted` is what it was.
+noted=
+rebuilds() { awk '$1 == "p2c_failed_rebuilds" { print $2 }' /proc/net/ip_vs_reuse; }
+
+# Sends 40 datagrams. Sets `conns` to how many of them each real server of the service had.
+declare -A conns=()
+send()
+{
+	ipvsadm -Z -u "$service"
+	in_ns "$client" "$harness" datagrams --from 10.0.0.2:4000 --to "$service" --count 40 >/dev/null ||
+		fault "cannot send datagrams"
+	busywait 10000 all_are_counted || fault "$(ipvsadm -Ln -u "$service" --stats)"
+}
+
+# IPVS sums them every two seconds.
+all_are_counted()
+{
+	local line sum=0
+
+	conns=()
+	while read -r line; do
+		# shellcheck disable=SC2086 # words
+		set -- $line
+		[[ $1 = '->' && $2 = *.* ]] || continue
+		conns[$2]=$3
+		sum=$((sum + $3))
+	done < <(ipvsadm -Ln -u "$service" --stats)
+	((sum == 40))
+}
+
+# to N: of the datagrams, how many went to rs<N>.
+to() { echo "${conns[10.2.$1.2:80]:-0}"; }
+
+# everybody_has_some: a fair table of two misses one in 40 draws of two once in 2^40 times.
+everybody_has_some()
+{
+	send
+	(($(to 1) && $(to 2))) || fault "$1: $(to 1) and $(to 2) datagrams of 40"
+}
+
+##############################################################################
+# The module
+
+load()
+{
+	each_failing true refused_load insmod "$MODULE"
+	outcome="$number allocations"
+	is_loaded || fault "it is not loaded at last"
+}
+
+refused_load()
+{
+	# Some have a second choice.
+	if ((status == 0)); then
+		rmmod ip_vs_reuse || fault "allocation $number failed, and it was loaded: rmmod"
+	else
+		has_no_memory
+	fi
+	nothing_is_left
+}
+
+##############################################################################
+# Namespaces
+
+namespace()
+{
+	each_failing no_namespace refused_namespace ip netns add "$made"
+	outcome="$number allocations"
+	works_in_namespace
+}
+
+no_namespace() { ip netns delete "$made" 2>/dev/null; }
+refused_namespace() { ((status == 0)) || has_no_memory; }
+works_in_namespace()
+{
+	[ "$(in_ns "$made" head -n 1 /proc/net/ip_vs_reuse)" = "matched 0" ] || fault "no counters in the namespace"
+}
+
+##############################################################################
+# Services of p2c
+
+new_service()
+{
+	each_failing no_service refused_service ipvsadm -A -u "$service" -o -s p2c
+	outcome="$number allocations"
+}
+
+no_service() { ipvsadm -D -u "$service" 2>/dev/null; }
+refused_service()
+{
+	if ((status == 0)); then
+		fault "allocation $number failed, and the service is there"
+	else
+		has_no_memory
+		! ipvsadm -Ln -u "$service" >/dev/null 2>&1 || fault "allocation $number failed: the service is there"
+	fi
+}
+
+# What a change answers IPVS does not hand on: it is counted, and the table stays as it was.
+new_server()
+{
+	each_failing one_server counted_change ipvsadm -a -u "$service" -r 10.2.2.2:80 -m
+	outcome="$number allocations"
+}
+
+one_server()
+{
+	ipvsadm -d -u "$service" -r 10.2.2.2:80 2>/dev/null
+	ipvsadm -d -u "$service" -r 10.8.0.1:80 2>/dev/null
+	ipvsadm -a -u "$service" -r 10.2.1.2:80 -m -w 1 2>/dev/null ||
+		ipvsadm -e -u "$service" -r 10.2.1.2:80 -m -w 1 || fault "cannot make rs1"
+	noted=$(rebuilds)
+}
+
+counted_change()
+{
+	((status == 0)) || fault "allocation $number failed: $output"
+	(($(rebuilds) == noted + 1)) || fault "allocation $number failed: $(($(rebuilds) - noted)) counted"
+	send
+	(($(to 1) == 40 && $(to 2) == 0)) || fault "allocation $number failed: $(to 1) and $(to 2) datagrams of 40"
+	# An addition, too, has to look at all of them now.
+	ipvsadm -a -u "$service" -r 10.8.0.1:80 -m -w 0 || fault "the next change"
+	everybody_has_some "allocation $number failed, then a change"
+}
+
+changed_server()
+{
+	each_failing two_servers counted_drain ipvsadm -e -u "$service" -r 10.2.2.2:80 -m -w 0
+	outcome="$number allocations"
+}
+
+two_servers()
+{
+	local n
+
+	for n in 1 2; do
+		ipvsadm -a -u "$service" -r "10.2.$n.2:80" -m -w 1 2>/dev/null ||
+			ipvsadm -e -u "$service" -r "10.2.$n.2:80" -m -w 1 || fault "cannot make rs$n"
+	done
+	noted=$(rebuilds)
+}
+
+# Drained or deleted, rs2 gets nothing, whatever the table says.
+counted_drain()
+{
+	((status == 0)) || fault "allocation $number failed: $output"
+	(($(rebuilds) == noted + 1)) || fault "allocation $number failed: $(($(rebuilds) - noted)) counted"
+	send
+	(($(to 1) == 40)) || fault "allocation $number failed: $(to 1) datagrams of 40"
+	two_servers
+	everybody_has_some "allocation $number failed, then a change"
+}
+
+deleted_server()
+{
+	each_failing two_servers counted_drain ipvsadm -d -u "$service" -r 10.2.2.2:80
+	outcome="$number allocations"
+}
+
+# A switch to p2c: IPVS takes the old scheduler back.
+switched()
+{
+	each_failing with_rr refused_switch ipvsadm -E -u "$service" -o -s p2c
+	outcome="$number allocations"
+	everybody_has_some "switched"
+}
+
+with_rr()
+{
+	ipvsadm -E -u "$service" -o -s rr || fault "cannot switch to rr"
+	two_servers
+}
+
+refused_switch()
+{
+	((status)) || fault "allocation $number failed, and it says nothing"
+	has_no_memory
+	[[ $(ipvsadm -Sn) = *"-A -u $service -s rr"* ]] || fault "allocation $number failed: the scheduler is not rr"
+	everybody_has_some "allocation $number failed"
+}
+
+# A table that is larger than a page.
+large_table()
+{
+	local n
+
+	for n in {1..600}; do
+		echo "-a -u $service -r 10.8.$((n / 256)).$((n % 256)):80 -m -w 0"
+	done | ipvsadm -R || fault "cannot add servers"
+	noted=$(rebuilds)
+	fail -1
+	for n in {1..600}; do
+		((n % 200)) || echo "-e -u $service -r 10.8.$((n / 256)).$((n % 256)):80 -m -w 1"
+	done | ipvsadm -R || fault "ipvsadm is told of it"
+	fail 0
+	n=$(($(rebuilds) - noted))
+	outcome="$n changes"
+	((n == 3)) || fault "$n of 3 changes counted"
+	send
+	(($(to 1) + $(to 2) == 40)) || fault "the old table: $(to 1) and $(to 2) datagrams of 40"
+	ipvsadm -e -u "$service" -r 10.2.1.2:80 -m -w 1 || fault "the next change"
+	send
+	(($(to 1) + $(to 2) < 40)) || fault "the new table: $(to 1) and $(to 2) datagrams of 40"
+}
+
+##############################################################################
+# Packets
+
+# All fail that have the module on their stack; it takes none, and nothing is lost.
+packets()
+{
+	local said evicted
+
+	two_servers
+	evicted=$(awk '$1 == "evicted_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse)
+	fail -1
+	send
+	# shellcheck disable=SC2034 # how many
+	for n in {1..5}; do
+		said=$(in_ns "$client" "$harness" reconnect --from 10.0.0.2:$((5000 + n)) --to "$reopened" --end server-rst)
+		[[ $said = *'"syn_retransmits":0,'* && $said = *'"connected":true'* ]] || fault "$said"
+	done
+	fail 0
+	(($(seen) == 0)) || fault "$(seen) allocations"
+	evicted=$(($(awk '$1 == "evicted_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse) - evicted))
+	((evicted == 5)) || fault "$evicted of 5 reopened flows evicted"
+	outcome="40 datagrams, $evicted evictions"
+}
+
+unload()
+{
+	local number=none
+
+	ipvsadm -C
+	rmmod ip_vs_reuse || fault "rmmod"
+	nothing_is_left
+}
+
+ktap_plan 10
+setup_network 2
+printf 'address add %s dev lo\n' 10.9.0.1 10.9.0.2 | ip -batch -
+sysctl_set ipv4/vs/conntrack 1
+track_connections
+start_servers --proto tcp --proto udp --listen 0.0.0.0:80
+insmod "$fail_alloc" || bail_out "cannot insert $fail_alloc"
+check load "load: each allocation fails"
+check namespace "a new namespace: each allocation fails"
+check new_service "p2c: a new service, each allocation fails"
+check new_server "p2c: a new server, each allocation fails"
+check changed_server "p2c: a server is drained, each allocation fails"
+check deleted_server "p2c: a server is deleted, each allocation fails"
+check switched "p2c: a service switches to it, each allocation fails"
+check large_table "p2c: a table of 600 servers, all allocations fail"
+ipvsadm -R <<-END || bail_out "cannot make the service for TCP"
+	-A -t $reopened -s p2c
+	-a -t $reopened -r 10.2.1.2:80 -m
+	-a -t $reopened -r 10.2.2.2:80 -m
+END
+check packets "packets: all allocations fail, and nobody notices"
+check unload "unload: nothing is left"
+ktap_exit
