@@ -12,18 +12,19 @@
 : "${KERNEL:?a release such as 7.3.4+deb13-cloud-amd64, or a series such as 7.3}"
 [[ $KERNEL =~ ^[A-Za-z0-9.+~_-]+$ ]] || die "KERNEL='$KERNEL' is no kernel release, nor a series such as 7.3"
 
-script=rust-kernel-dir.sh
+made_by=(rust-kernel-dir.sh rust-crates.sh)
 directory=rust-linux-$KERNEL
 what="making the kernel directory for Linux $KERNEL (two minutes)"
 if [ "${1:-}" = --without-rust ]; then
-	script=kernel-headers.sh
+	made_by=(kernel-headers.sh)
 	directory=ipvs-linux-$KERNEL
 	what="getting Linux $KERNEL, its headers and its IPVS (half a minute)"
 fi
 
-make_directory() { "$top/scripts/enter.sh" "scripts/$script" "$KERNEL"; }
+make_directory() { "$top/scripts/enter.sh" "scripts/${made_by[0]}" "$KERNEL"; }
+scripts() { cat "${made_by[@]/#/$top/scripts/}"; }
 
-if [ "$(cat "$root/usr/src/$directory/.complete" 2>/dev/null)" != "$(sha256sum <"$top/scripts/$script")" ]; then
+if [ "$(cat "$root/usr/src/$directory/.complete" 2>/dev/null)" != "$(scripts | sha256sum)" ]; then
 	lock kernel
 	need_space 4
 	step "$cache/log/kernel.log" "$what" make_directory
