@@ -27,6 +27,8 @@ help:
 	@echo 'make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
 	@echo 'make ipvs KERNEL=6.12   a fixed ip_vs.ko for a kernel without Rust (6.12, 6.1, 5.10): build it,'
 	@echo '                test it on that kernel, and leave it here'
+	@echo 'make deb        Debian packages: the module by DKMS and as built for KERNEL, and ipvs-watch, in build/deb'
+	@echo 'make test-deb   a pristine Debian 13 machine: install, use, a new kernel, purge'
 	@echo 'make compare    one table: IPVS as it was, is, and is with the module or the patches'
 	@echo 'make bench      how fast, against all of these: measures (an hour), and writes a report to build/bench'
 	@echo 'make bench-quick  likewise, with less of everything, in ten minutes'
@@ -46,7 +48,7 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long test-debug churn million shell lint patches-check compare ipvs bench bench-quick
+.PHONY: demo test test-long test-debug churn million test-deb shell lint patches-check compare ipvs deb bench bench-quick
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
@@ -73,6 +75,10 @@ compare: kernel
 	$(Q)scripts/compare.sh
 ipvs: root
 	$(Q)scripts/fixed-ipvs.sh
+deb: kernel
+	$(Q)scripts/deb.sh
+test-deb: kernel
+	$(Q)scripts/deb-test.sh
 bench: kernel
 	$(Q)scripts/bench.sh
 bench-quick: kernel

@@ -4,9 +4,19 @@
 
 use crate::evict;
 use crate::ipvs::{FlowOps, FlowOpsRegistration, Reopened};
+use kernel::prelude::*;
 
 /// While there is one of these, packets come.
 pub type Entrance = FlowOpsRegistration<Reopen>;
+
+/// Opens the entrance, and says so in the kernel's log. Errors are those of
+/// [`FlowOpsRegistration::new`].
+pub fn open() -> impl PinInit<Entrance, Error> {
+    Entrance::new().pin_chain(|_| {
+        pr_info!("IPVS asks about packets that reopen a flow\n");
+        Ok(())
+    })
+}
 
 /// Our operations.
 pub struct Reopen;

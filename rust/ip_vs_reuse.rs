@@ -55,7 +55,7 @@ impl kernel::InPlaceModule for Reuse {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             evict <- net::Registration::new(),
-            entrance <- entrance::Entrance::new(),
+            entrance <- entrance::open(),
             // Last: from here on services may use it.
             p2c <- ipvs::SchedulerRegistration::new(module),
         })

@@ -17,6 +17,7 @@ use crate::evict;
 use crate::ipvs::{Ipvs, Reopened};
 use crate::net::{Family, Packet, Transport};
 use crate::netfilter::{attached, Attached, Handler, HookState, Hooks, Point, PRIORITY_CONNTRACK};
+use kernel::prelude::*;
 
 /// Where in TCP's header its flags are; in front of them, how long it is.
 const TCP_FLAGS: u32 = 13;
@@ -27,6 +28,18 @@ const ACK: u8 = 0x10;
 
 /// While there is one of these, packets come.
 pub type Entrance = Hooks<BeforeConntrack>;
+
+/// Opens the entrance, and says so in the kernel's log. May sleep. Errors are those of
+/// [`Hooks::new`].
+pub fn open() -> impl PinInit<Entrance, Error> {
+    Entrance::new().pin_chain(|_| {
+        pr_info!(
+            "version {}: looks at packets before conntrack does\n",
+            env!("IP_VS_REUSE_VERSION")
+        );
+        Ok(())
+    })
+}
 
 /// Our place.
 pub struct BeforeConntrack;

@@ -46,9 +46,5 @@ cd /tmp/kernel
 git am "${patches[@]}"
 make -C "$headers" -j"$(nproc)" M="$PWD/net/netfilter/ipvs" modules
 
-# With CONFIG_MODVERSIONS the stock schedulers load on top only if these are the stock one's.
-exports() { awk '$3 ~ /net\/netfilter\/ipvs\/ip_vs$/ { print $2, $1 }' "$1" | sort; }
-changed=$(diff <(exports "$headers/Module.symvers") <(exports net/netfilter/ipvs/Module.symvers)) ||
-	die "the stock schedulers would not load: the patches change what ip_vs.ko exports, or its checksums (__GENKSYMS__ hides an #include from them): $changed"
-
+/src/scripts/same-exports.sh "$headers" net/netfilter/ipvs
 cp net/netfilter/ipvs/ip_vs.ko "$to/"

@@ -13,7 +13,7 @@
 : "${KERNEL:?a release such as 7.3.4+deb13-cloud-amd64, or a series such as 7.3}"
 [[ $KERNEL =~ ^[A-Za-z0-9.+~_-]+$ ]] || die "KERNEL='$KERNEL' is no kernel release, nor a series such as 7.3"
 
-made_by=(rust-kernel-dir.sh)
+made_by=(rust-kernel-dir.sh rust-crates.sh)
 directory=rust-linux-$KERNEL
 space=4
 what="making the kernel directory for Linux $KERNEL (two minutes)"

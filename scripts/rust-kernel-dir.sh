@@ -10,7 +10,7 @@ usage: rust-kernel-dir.sh KERNEL
 Turns a kernel that Debian packaged into a directory that external Rust modules
 build against. Debian's header packages carry no Rust metadata; this recreates it
 from the packaged source and configuration with the very compilers that built the
-kernel, and proves that the outcome is the same.
+kernel (rust-crates.sh), and proves that the outcome is the same.
 
   KERNEL   a release (7.3.4+deb13-cloud-amd64), or a series (7.3), which is the
            newest cloud kernel of that series in the archive
@@ -21,8 +21,7 @@ backports suite configured. It makes
   /usr/src/rust-linux-RELEASE   the directory: 'make -C DIR M=$PWD modules'
 and prints RELEASE. What is there already and whole is left as it is.
 
-It refuses a kernel without CONFIG_RUST, one built by other compilers than this
-system's, and one with CONFIG_MODVERSIONS (the symbols' checksums cannot be recreated).
+It refuses what rust-crates.sh refuses.
 EOF
 }
 
@@ -36,7 +35,8 @@ esac
 
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 exec {out}>&1 >&2		# all but the answer is a message
-self=$(sha256sum <"$0")		# a directory made by another version of this script is made again
+crates=$(dirname "$0")/rust-crates.sh
+self=$(cat "$0" "$crates" | sha256sum)	# what another version of these scripts made is made again
 arch=$(dpkg --print-architecture)
 
 whole() { [ "$(cat "/usr/src/rust-linux-$1/.complete" 2>/dev/null)" = "$self" ]; }
@@ -114,17 +114,7 @@ if ! whole "$release"; then
 	fetch "${packages[@]}"
 
 	headers=$work/tree/usr/src/linux-headers-$release
-	option() { sed -n "s/^CONFIG_$1=//p" "$headers/.config" | tr -d '"'; }
-
-	[ "$(option RUST)" = y ] ||
-		die "Linux $release was built without CONFIG_RUST: no Rust module can be loaded into it"
-	[ -z "$(option MODVERSIONS)" ] ||
-		die "Linux $release has CONFIG_MODVERSIONS: its symbols' checksums cannot be recreated"
-	[ "$(option RUSTC_VERSION_TEXT)" = "$(rustc --version)" ] ||
-		die "Linux $release was built by '$(option RUSTC_VERSION_TEXT)' and this is '$(rustc --version)': Rust symbols would differ"
-	gcc=$(gcc -dumpfullversion | awk -F. '{ print $1 * 10000 + $2 * 100 + $3 }')
-	[ "$(option GCC_VERSION)" = "$gcc" ] ||
-		die "Linux $release was built by '$(option CC_VERSION_TEXT)' and gcc here is $(gcc -dumpfullversion)"
+	"$crates" "$headers"
 
 	say "downloading and unpacking the source, $version (160 MB)"
 	fetch "linux-source-$series=$version"
@@ -132,27 +122,7 @@ if ! whole "$release"; then
 	tar -xf "$work/tree/usr/src/linux-source-$series.tar.xz" --strip-components=1 -C "$work/source"
 	mv "$work/source" "$dir"
 
-	# .kernelvariables is Debian's: the release, and the compiler by its full name.
-	cp "$headers"/{.config,.kernelvariables,Module.symvers} "$dir/"
-	[ ! -e "$headers/vmlinux" ] || cp "$headers/vmlinux" "$dir/vmlinux"
-
-	say "building the Rust crates (a minute or two)"
-	make -s -C "$dir" -j"$(nproc)" olddefconfig prepare modules_prepare
-
-	lost=$(diff <(grep ^CONFIG_ "$headers/.config" | sort) <(grep ^CONFIG_ "$dir/.config" | sort) || true)
-	[ -z "$lost" ] ||
-		die "the configuration did not survive: a tool of the kernel's build is missing here: $(head -n 5 <<<"$lost")"
-
-	# An external module takes its vermagic from here.
-	echo "$release" >"$dir/include/config/kernel.release"
-	echo "#define UTS_RELEASE \"$release\"" >"$dir/include/generated/utsrelease.h"
-
-	stock=$(awk '$2 ~ /^(_R|rust_)/ { print $2 }' "$dir/Module.symvers" | sort -u)
-	made=$(sed -n 's/^EXPORT_SYMBOL_RUST_GPL(\(.*\));$/\1/p' "$dir"/rust/exports_*_generated.h | sort -u)
-	if [ -z "$stock" ] || [ "$stock" != "$made" ]; then
-		die "the recreated crates are not the kernel's own: $(diff <(echo "$stock") <(echo "$made") | grep -c '^[<>]') exported symbols differ"
-	fi
-	say "the crates are the kernel's own: all $(wc -l <<<"$stock") exported Rust symbols are the same"
+	"$crates" "$headers" "$dir"
 
 	rm -rf "$modules"
 	mkdir -p /usr/lib/modules

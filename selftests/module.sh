@@ -48,6 +48,19 @@ leaves_nothing()
 	done
 }
 
+# One line when it is loaded, with its version; IPVS tells of p2c itself.
+says_what_it_is()
+{
+	local before said
+
+	before=$(dmesg | wc -l)
+	modprobe ip_vs
+	insmod "$MODULE" && rmmod ip_vs_reuse
+	said=$(dmesg | tail -n "+$((before + 1))" | grep -v 'IPVS: ')
+	[[ $said = *"ip_vs_reuse: version $(modinfo -F version "$MODULE"): "* && $(wc -l <<<"$said") = 1 ]] ||
+		fault "it said: $said"
+}
+
 log_is_clean()
 {
 	local said
@@ -72,9 +85,10 @@ foreign_is_refused()
 	leaves_nothing
 }
 
-ktap_plan 5
+ktap_plan 6
 check described "module: modinfo shows author, description, license, version, alias and this kernel"
 check comes_and_goes "module: insmod and rmmod, twenty times"
+check says_what_it_is "module: one line in the kernel's log when it is loaded"
 check leaves_nothing "module: rmmod leaves no file and no tracepoint"
 check log_is_clean "module: nothing else to complain about in the kernel's log"
 check foreign_is_refused "module: one that was built for another kernel is refused, and leaves nothing"

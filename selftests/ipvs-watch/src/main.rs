@@ -11,8 +11,10 @@ mod output;
 mod policy;
 mod watch;
 
+use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,6 +46,10 @@ struct Cli {
     /// Say how many there were, at the end, and every INTERVAL (like 5s) if one is given
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, require_equals = true)]
     summary: Option<Option<humantime::Duration>>,
+    /// Write nothing but metrics, to this file, every 15 s and at the end: for the textfile
+    /// collector of node_exporter
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "summary"])]
+    prometheus: Option<PathBuf>,
     /// Watch this network namespace only: its name, a path to it, or a process in it
     #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns::parse)]
     netns: Option<u32>,
@@ -96,16 +102,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
 
     let mut watch = Watch::start(cli.netns)?;
-    let mut show = Show::new(cli.json);
+    let mut show = Show::new(cli);
     show.ready()?;
 
     let start = Instant::now();
     let end = cli.duration.map(|after| start + *after);
     let mut look = Every::new(start, Some(Duration::from_secs(1)));
-    let mut summary = Every::new(start, cli.summary.flatten().map(Into::into));
+    let mut summary = Every::new(start, interval(cli));
     loop {
         let next = [end, look.next, summary.next].into_iter().flatten().min();
-        if wait(&watch, &signals, next)? == Wait::NobodyReads {
+        if wait(&watch, &signals, cli.prometheus.is_none(), next)? == Wait::NobodyReads {
             return Ok(());
         }
         if look.is_due() {
@@ -131,10 +137,18 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 
 fn finish(cli: &Cli, mut watch: Watch, mut show: Show) -> anyhow::Result<()> {
     show.events(&mut watch)?;
-    if cli.summary.is_some() {
+    if cli.summary.is_some() || cli.prometheus.is_some() {
         show.summary(&watch)?;
     }
     show.end()
+}
+
+/// How often there is a summary, unless somebody asks.
+fn interval(cli: &Cli) -> Option<Duration> {
+    match cli.prometheus {
+        Some(_) => Some(Duration::from_secs(15)),
+        None => cli.summary.flatten().map(Into::into),
+    }
 }
 
 /// What is due again and again, if at all.
@@ -167,15 +181,23 @@ enum Wait {
     NobodyReads,
 }
 
-/// Waits until there is something to do, or it is time.
-fn wait(watch: &Watch, signals: &SignalFd, until: Option<Instant>) -> anyhow::Result<Wait> {
+/// Waits until there is something to do, or it is time; or, where standard output is `used`, it
+/// has lost its reader.
+fn wait(
+    watch: &Watch,
+    signals: &SignalFd,
+    used: bool,
+    until: Option<Instant>,
+) -> anyhow::Result<Wait> {
     let stdout = io::stdout();
-    let mut fds = [
+    let mut fds = vec![
         PollFd::new(watch.as_fd(), PollFlags::POLLIN),
         PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        // For the errors alone: a pipe without a reader.
-        PollFd::new(stdout.as_fd(), PollFlags::empty()),
     ];
+    if used {
+        // For the errors alone: a pipe without a reader.
+        fds.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
+    }
     let timeout = match until {
         // Rounded up: what is due must not be waited for by spinning.
         Some(until) => until
@@ -190,8 +212,9 @@ fn wait(watch: &Watch, signals: &SignalFd, until: Option<Instant>) -> anyhow::Re
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => return Err(error).context("cannot wait"),
     }
-    let gone = fds[2]
-        .revents()
+    let gone = fds
+        .get(2)
+        .and_then(PollFd::revents)
         .is_some_and(|events| events.contains(PollFlags::POLLERR));
     Ok(if gone { Wait::NobodyReads } else { Wait::Over })
 }
@@ -205,6 +228,8 @@ struct Show {
 
 enum Format {
     Json,
+    /// No events, and summaries to this file.
+    Metrics(PathBuf),
     Table {
         table: Table,
         /// The last line on a terminal is the summary, written anew each time.
@@ -213,10 +238,11 @@ enum Format {
 }
 
 impl Show {
-    fn new(json: bool) -> Self {
-        let format = match json {
-            true => Format::Json,
-            false => Format::Table {
+    fn new(cli: &Cli) -> Self {
+        let format = match &cli.prometheus {
+            Some(file) => Format::Metrics(file.clone()),
+            None if cli.json => Format::Json,
+            None => Format::Table {
                 table: Table::new(),
                 is_live: io::stdout().is_terminal(),
             },
@@ -229,11 +255,11 @@ impl Show {
     }
 
     fn ready(&mut self) -> anyhow::Result<()> {
-        let lines = match self.format {
-            Format::Json => vec![json::ready()],
-            Format::Table { .. } => vec![],
-        };
-        self.write(&lines)
+        match &self.format {
+            Format::Json => self.write(&[json::ready()]),
+            Format::Metrics(file) => replace(file, &output::metrics(&self.tally)),
+            Format::Table { .. } => self.write(&[]),
+        }
     }
 
     /// All that has happened until now.
@@ -252,10 +278,11 @@ impl Show {
                     time: ages.time_of(event),
                     netns_name: self.names.of(event.netns),
                 };
-                lines.push(match &mut self.format {
-                    Format::Json => json::event(&dated)?,
-                    Format::Table { table, .. } => table.row(&dated),
-                });
+                match &mut self.format {
+                    Format::Json => lines.push(json::event(&dated)?),
+                    Format::Metrics(_) => {}
+                    Format::Table { table, .. } => lines.push(table.row(&dated)),
+                }
             }
             self.tally.missed = watch.missed()?;
             self.write(&lines)?;
@@ -264,11 +291,11 @@ impl Show {
 
     fn summary(&mut self, watch: &Watch) -> anyhow::Result<()> {
         self.tally.missed = watch.missed()?;
-        let line = match self.format {
-            Format::Json => json::summary(&self.tally)?,
-            Format::Table { .. } => output::summary(&self.tally),
-        };
-        self.write(&[line])
+        match &self.format {
+            Format::Json => self.write(&[json::summary(&self.tally)?]),
+            Format::Metrics(file) => replace(file, &output::metrics(&self.tally)),
+            Format::Table { .. } => self.write(&[output::summary(&self.tally)]),
+        }
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
@@ -295,6 +322,16 @@ impl Show {
         }
         Ok(out.flush()?)
     }
+}
+
+/// Puts a new file in the place of an old one, so that a reader finds one or the other whole. The
+/// name that it has meanwhile is none that node_exporter reads.
+fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, file))
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Turns the kernel's monotonic time into that of day.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How events and summaries look: as JSON, an object a line, and as a table for people. Pure.
+//! How events and summaries look: as JSON, an object a line, as a table for people, and as metrics
+//! for Prometheus. Pure.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -102,6 +103,41 @@ pub mod json {
             map.end()
         }
     }
+}
+
+/// What was seen since the start, in the format that Prometheus and node_exporter read.
+pub fn metrics(tally: &Tally) -> String {
+    let mut text = String::from(
+        "# HELP ipvs_watch_dropped_packets_total Packets that would have opened a flow and were dropped by IPVS.\n\
+         # TYPE ipvs_watch_dropped_packets_total counter\n",
+    );
+    for (reason, count) in tally.reasons() {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "ipvs_watch_dropped_packets_total{{reason=\"{reason}\"}} {count}"
+        );
+    }
+    for (name, help, count) in [
+        (
+            "evicted_conntracks",
+            "Stale conntracks that ip_vs_reuse evicted: first packets saved.",
+            tally.evictions,
+        ),
+        (
+            "missed_events",
+            "Events that came too fast, and are counted nowhere else.",
+            tally.missed,
+        ),
+    ] {
+        let _ = write!(
+            text,
+            "# HELP ipvs_watch_{name}_total {help}\n\
+             # TYPE ipvs_watch_{name}_total counter\n\
+             ipvs_watch_{name}_total {count}\n"
+        );
+    }
+    text
 }
 
 /// The table's columns but the last, whose width is no matter, and how wide they are at first:
@@ -312,6 +348,27 @@ mod tests {
         tally.missed = 7;
         assert!(summary(&tally).ends_with(", 7 more not shown: too many at once"));
         assert_eq!(summary(&Tally::default()), "0 dropped, 0 evicted");
+    }
+
+    #[test]
+    fn metrics_have_every_reason() {
+        let text = metrics(&tally());
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                r#"ipvs_watch_dropped_packets_total{reason="closed"} 2"#,
+                r#"ipvs_watch_dropped_packets_total{reason="drained"} 0"#,
+                r#"ipvs_watch_dropped_packets_total{reason="gone"} 0"#,
+                r#"ipvs_watch_dropped_packets_total{reason="unavailable"} 0"#,
+                r#"ipvs_watch_dropped_packets_total{reason="not_scheduled"} 1"#,
+                r#"ipvs_watch_dropped_packets_total{reason="other"} 0"#,
+                "ipvs_watch_evicted_conntracks_total 1",
+                "ipvs_watch_missed_events_total 0",
+            ]
+        );
+        assert_eq!(text.matches("# TYPE").count(), 3);
+        assert!(text.ends_with('\n'));
     }
 
     #[test]

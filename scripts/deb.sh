@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Builds the Debian packages of packaging/debian, with the module for Linux $KERNEL built, has
+# lintian and mandoc look at them, and leaves them in build/deb. What builds packages is not in
+# the build root but in a layer over it, in the cache.
+
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+needs=(build-essential debhelper dh-dkms lintian mandoc)
+layer=deb-layer-$(key "${root_inputs[@]}" <(echo "${needs[@]}"))
+
+if [ "${1:-}" != --inside ]; then
+	release=$("$top/scripts/kernel.sh")
+	lock deb
+	step "$cache/log/deb.log" "building the packages, with the module for Linux $release" \
+		"$top/scripts/enter.sh" scripts/deb.sh --inside "$release"
+	ls "$top"/build/deb/*.deb
+	exit
+fi
+
+# What follows runs in the build root; the cache is /cache there.
+release=$2
+version=$(sed -n 's/^export IP_VS_REUSE_VERSION := //p' Kbuild)
+layer=/cache/$layer
+mkdir -p "$layer"/{changed,work} /tmp/layer
+mount -t overlay overlay /tmp/layer -o "lowerdir=/,upperdir=$layer/changed,workdir=$layer/work"
+for dir in proc sys dev run tmp src cache; do
+	mount --rbind "/$dir" "/tmp/layer/$dir"
+done
+mount --bind /etc/resolv.conf /tmp/layer/etc/resolv.conf
+in_layer() { chroot /tmp/layer env DEBIAN_FRONTEND=noninteractive "$@"; }
+
+if [ ! -e "$layer/.complete" ]; then
+	in_layer apt-get update -q
+	in_layer apt-get install -q -y --no-install-recommends "${needs[@]}"
+	touch "$layer/.complete"
+fi
+
+# A copy of what is tracked, and of what is about to be.
+tree=/tmp/deb/ip-vs-reuse-$version
+mkdir -p "$tree"
+git config --global --add safe.directory /src
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
+cd "$tree"
+mv packaging/debian debian
+sed -i "s/@RELEASE@/$release/g" debian/control
+SOURCE_DATE_EPOCH=$(git -C /src log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+cat >debian/changelog <<END
+ip-vs-reuse ($version) unstable; urgency=medium
+
+  * Built from commit $(git -C /src log -1 --format=%h).
+
+ -- $(sed -n 's/^Maintainer: //p' debian/control)  $(date -R -u -d "@$SOURCE_DATE_EPOCH")
+END
+
+# shellcheck disable=SC2016 # for the shell there
+in_layer sh -e -c '
+	cd "$0"
+	mandoc -Tlint -Wwarning docs/man/*
+	RELEASE=$1 CARGO_TARGET_DIR=/cache/target/deb DEB_BUILD_OPTIONS=noautodbgsym \
+		dpkg-buildpackage --build=binary --unsigned-changes
+	lintian --fail-on error,warning --allow-root ../*.changes' "$tree" "$release"
+
+mkdir -p /src/build/deb
+rm -f /src/build/deb/*
+cp /tmp/deb/*.deb /src/build/deb/
