@@ -48,7 +48,7 @@ services()
 # cell SETUP END COLUMN ROUND CONCURRENCY
 cell()
 {
-	local ports to=$vip:80 from=10.0.0.2 said watch
+	local ports to=$vip:80 from=10.0.0.2 said watch_pid
 
 	use_column "$3"
 	services "$3"
@@ -63,7 +63,7 @@ cell()
 	fi
 	if [ "$1" = witness ]; then
 		"$WATCH" --json --summary >"$tmp/witness" 2>"$tmp/errors" &
-		watch=$!
+		watch_pid=$!
 		busywait 60000 grep -q '"ready"' "$tmp/witness" || bail_out "ipvs-watch: $(cat "$tmp/errors")"
 	fi
 	said=$(in_ns "$client" "$harness" storm --from "$from" --ports "$ports" --to "$to" --end "$2" \
@@ -71,8 +71,8 @@ cell()
 	[ -n "$said" ] || bail_out "the storm $*: $(cat "$tmp/errors")"
 	[ ! -s "$tmp/errors" ] || sed "s/^/# $1 $3: /" "$tmp/errors"
 	if [ "$1" = witness ]; then
-		kill $watch
-		wait $watch
+		kill $watch_pid
+		wait $watch_pid
 		said="${said%\}},\"witness\":$(tail -n 1 "$tmp/witness")}"
 	fi
 	tell "\"bench\":\"storm\",\"setup\":\"$1\",\"end\":\"$2\",\"column\":\"$3\",\"round\":$4" "$said"
