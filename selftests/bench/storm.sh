@@ -79,17 +79,17 @@ cell()
 }
 
 # known_tool ROUND: the rate of ab. Where a method is due it sends the letter on which the server
-# closes, with a RST; -r takes that for an end.
+# closes with a FIN.
 known_tool()
 {
 	local rate
 
 	use_column unique
 	services unique
-	rate=$(in_ns "$client" ab -q -r -c "$concurrency" -n $((seconds * 1000)) -m r "http://$vip/" 2>"$tmp/errors" |
+	rate=$(in_ns "$client" ab -q -c "$concurrency" -n $((seconds * 1000)) -m f "http://$vip/" 2>"$tmp/errors" |
 		awk '/^Requests per second/ { print $4 }')
 	[ -n "$rate" ] || bail_out "ab: $(cat "$tmp/errors")"
-	tell "\"bench\":\"storm\",\"setup\":\"ab\",\"end\":\"server-rst\",\"column\":\"unique\",\"round\":$1" \
+	tell "\"bench\":\"storm\",\"setup\":\"ab\",\"end\":\"fin\",\"column\":\"unique\",\"round\":$1" \
 		"{\"concurrency\":$concurrency,\"per_second\":$rate}"
 }
 

@@ -416,14 +416,14 @@ fn known_tool(text: &mut String, measured: &Measurements) {
         ]
     };
     let rate = |setup: &str| measured.summary(&of(setup), "per_second");
-    let (Some(ab), Some(ours)) = (rate("ab"), rate("server-rst")) else {
+    let (Some(ab), Some(ours)) = (rate("ab"), rate("fin")) else {
         return;
     };
     let _ = writeln!(
         text,
-        "\n### The tool\n\nOn ports that nobody used before, with connections that end by the server's RST, ab \
+        "\n### The tool\n\nOn ports that nobody used before, with connections that end by the server's FIN, ab \
          (ApacheBench) opens {ab} a second, our own storm {ours}: {} of ab's rate.",
-        cell(paired(measured, &of("server-rst"), &of("ab"), "per_second"))
+        cell(paired(measured, &of("fin"), &of("ab"), "per_second"))
     );
 }
 

@@ -243,7 +243,8 @@ impl Client {
 
     /// Does what the client has asked for since it was last heard.
     fn obey(&mut self) -> Fate {
-        let mut letters = [0; 64];
+        // Room for all that a client says at once: what is not read makes a close a RST.
+        let mut letters = [0; 256];
         loop {
             match (&self.socket).read(&mut letters) {
                 Ok(0) if self.stays => return Fate::Open,
