@@ -34,10 +34,10 @@ impl<T: FlowOps> Adapter<T> {
         tmpl: *const bindings::nf_conn,
         state: *const bindings::nf_hook_state,
     ) {
-        // SAFETY: `ip_vs_evict_hook()` passes what it was given itself or has found, all of it valid
-        // for this call; it holds the entry, and the packet the template. Where that hook stands
-        // the packet's data starts at its network header. `iph` is its local, with no pointer to
-        // the packet's memory.
+        // SAFETY: `ip_vs_may_reopen()` passes what it was given itself or has found, all of it
+        // valid for this call; it holds the entry, and the packet the template. Where IPVS's hook
+        // stands the packet's data starts at its network header. `iph` is its local, with no
+        // pointer to the packet's memory.
         let (ipvs, packet, conn, template, state, header) = unsafe {
             (
                 Ipvs::from_raw(ipvs),

@@ -56,7 +56,7 @@ impl Service {
             // SAFETY: `at` is the head, or in a server that was in the list in this read side:
             // such servers stay until it ends (`list_del_rcu()`, `ip_vs_dest_rcu_free()`), and so
             // does their way on, but for those that come back from the trash meanwhile, to a
-            // service made anew (`ip_vs_trash_get_dest()`): they lead to its head, and end the walk.
+            // service made anew (`ip_vs_trash_get_dest()`): they lead to its head, and end this.
             // `__ip_vs_update_dest()` binds them to it, with a full barrier in `__ip_vs_svc_put()`,
             // before it links them: who reads the new way reads the new service after that.
             unsafe {

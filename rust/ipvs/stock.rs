@@ -68,8 +68,8 @@ impl Ipvs {
         let af = family.number().into();
         let mut header = MaybeUninit::<bindings::ip_vs_iphdr>::zeroed();
         // SAFETY: The packet is valid by its invariants, and `header` a local, which
-        // `ip_vs_fill_iph_skb()` has filled where it is true. `__ip_vs_conn_in_get()` finds no table
-        // where there is none yet, and takes a reference to what it finds only if it has one still
+        // `ip_vs_fill_iph_skb()` has filled where it is true. `__ip_vs_conn_in_get()` finds no
+        // table where there is none yet, and takes a reference to what it finds only if it has one still
         // (`refcount_inc_not_zero()`).
         let cp = unsafe {
             if !bindings::ip_vs_reuse_ip_vs_fill_iph_skb(af, packet.as_ptr(), header.as_mut_ptr()) {

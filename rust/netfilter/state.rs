@@ -38,8 +38,8 @@ impl HookState {
     /// The namespace that the packet passes.
     #[inline]
     pub fn namespace(&self) -> &Namespace {
-        // SAFETY: By the type's invariants; a packet's namespace outlives its hooks: `cleanup_net()`
-        // frees it after all devices have gone, and a grace period.
+        // SAFETY: By the type's invariants; a packet's namespace outlives its hooks:
+        // `cleanup_net()` frees it after all devices have gone, and a grace period.
         unsafe { Namespace::from_raw((*self.as_ptr()).net) }
     }
 
