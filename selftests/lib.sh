@@ -133,6 +133,13 @@ load_ipvs()
 	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko"; }
 }
 
+# MODULE, which the test loads by itself.
+need_module()
+{
+	[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
+	[ ! -e /sys/module/ip_vs_reuse ] || skip_all "ip_vs_reuse must not be loaded yet: rmmod ip_vs_reuse"
+}
+
 # Sets `harness`: given as HARNESS, or where cargo has built it.
 need_harness()
 {

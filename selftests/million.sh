@@ -32,9 +32,8 @@ cleanup()
 	rm -rf "$tmp"
 } 2>/dev/null
 
-[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
+need_module
 need_root
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "ip_vs_reuse must not be loaded yet: rmmod ip_vs_reuse"
 become_director "$@"
 need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct nft_masq veth

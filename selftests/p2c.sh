@@ -36,9 +36,8 @@ cleanup()
 	rm -rf "$tmp"
 } 2>/dev/null
 
-[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
+need_module
 need_root
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "ip_vs_reuse must not be loaded yet: rmmod ip_vs_reuse"
 become_director "$@"
 need_tools awk depmod ip ipvsadm nft nsenter python3 tc
 need_modules dummy ip_vs ip_vs_rr ip_vs_twos ip_vs_wlc nf_tables sch_netem veth
