@@ -46,7 +46,26 @@ static bool fail_alloc_is_watched(void)
 	return false;
 }
 
-/* Whether this allocation fails. One that another allocator makes is that one's affair. */
+/*
+ * Who allocates on behalf of an allocation: another allocator, kmemleak, debug objects. That is
+ * their affair: they do without.
+ */
+static const char * const fail_alloc_inner[] = {
+	"_noprof", "__alloc_object", "mem_pool_alloc", "fill_pool", "kmem_alloc_batch",
+};
+
+/* Whether fail_alloc_caller is one of those. */
+static bool fail_alloc_is_inner(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(fail_alloc_inner); i++)
+		if (strstr(fail_alloc_caller, fail_alloc_inner[i]))
+			return true;
+	return false;
+}
+
+/* Whether this allocation fails. */
 static bool fail_alloc_decide(unsigned long caller)
 {
 	unsigned long flags;
@@ -54,7 +73,7 @@ static bool fail_alloc_decide(unsigned long caller)
 
 	raw_spin_lock_irqsave(&fail_alloc_lock, flags);
 	snprintf(fail_alloc_caller, sizeof(fail_alloc_caller), "%ps", (void *)caller);
-	if (!strstr(fail_alloc_caller, "_noprof")) {
+	if (!fail_alloc_is_inner()) {
 		seen++;
 		fail = nth == -1 || seen == nth;
 	}
