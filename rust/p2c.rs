@@ -139,7 +139,7 @@ impl Servers {
             total: self.total,
             columns: &self.columns,
         };
-        let number = table.pick(random, |number| {
+        let number = table.pick(sampler::random(random()), |number| {
             let server = self.get(number)?;
             (server.is_available() && !server.is_overloaded()).then(|| Load {
                 active: server.active_connections(),

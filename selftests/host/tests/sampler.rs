@@ -6,7 +6,7 @@
 //! Statistical tests use fixed seeds and allow 6 standard deviations (`near`): they always give
 //! the same result, and right code fails one comparison in 500 million when the seed changes.
 
-use host::sampler::{build, Column, Load, Table};
+use host::sampler::{self, build, Column, Load, Table};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
@@ -431,6 +431,33 @@ fn with_equal_weights_all_pairs_are_equally_likely() {
         assert_eq!(seen.len(), n * (n - 1));
         for count in seen.into_values() {
             near(count, TRIALS, 1.0 / (n * (n - 1)) as f64);
+        }
+    }
+}
+
+/// As p2c does it: all that a pick needs comes of one number. With it, too, all pairs are equally
+/// likely, also for seeds that are next to each other, and whichever bits they differ in.
+#[test]
+fn one_number_is_enough_for_a_pick() {
+    const TRIALS: u32 = 100_000;
+    for n in [2, 3, 5, 64] {
+        let service = Service::new(&vec![7; n]);
+        let mut good = random(n as u64);
+        let seeds: [&mut dyn FnMut(u32) -> u64; 3] = [
+            &mut |_| good(),
+            &mut |trial| trial.into(),
+            &mut |trial| u64::from(trial) << 40,
+        ];
+        for seed in seeds {
+            let mut seen = HashMap::new();
+            for trial in 0..TRIALS {
+                let numbers = sampler::random(seed(trial));
+                *seen.entry(service.table().two(numbers)).or_default() += 1;
+            }
+            assert_eq!(seen.len(), n * (n - 1));
+            for count in seen.into_values() {
+                near(count, TRIALS, 1.0 / (n * (n - 1)) as f64);
+            }
         }
     }
 }
