@@ -18,6 +18,7 @@ use crate::base::{random, Published, RcuBox};
 use crate::ipvs::{Destination, HeldDestination, Scheduler, Service};
 use crate::net::Packet;
 use crate::sampler::{self, Column, Load, Table};
+use crate::trace;
 use kernel::{
     prelude::*,
     sync::{
@@ -239,10 +240,11 @@ impl Scheduler for P2c {
         _: &Packet,
         guard: &'a Guard,
     ) -> Option<&'a Destination> {
-        let picked = state.servers.read(guard).and_then(Servers::pick);
-        if picked.is_none() {
+        let Some(picked) = state.servers.read(guard).and_then(Servers::pick) else {
             service.report(c"no destination available", guard);
-        }
-        picked
+            return None;
+        };
+        trace::pick(service, picked);
+        Some(picked)
     }
 }

@@ -10,7 +10,7 @@
 #
 # What is different there: a crate's bindings are the kernel crate's (bindings/, which stands in
 # the patch); what only a stock kernel needs (stock.*) is not there; and whatever is not there, or
-# not yet, is not named in ip_vs_reuse.rs and mod.rs.
+# not yet, is not named in ip_vs_reuse.rs, p2c.rs and mod.rs.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -37,8 +37,8 @@ files_of() {
 }
 
 # Leaves out modules that are not in the list `modules`, with their attributes, and the conditions
-# under which there are others: a line that declares or uses one, a field that is named for one,
-# and the line about one in a list in the documentation.
+# under which there are others: a line that declares, uses or calls one, a field that is named for
+# one, and the line about one in a list in the documentation.
 cat >/tmp/names.awk <<'EOF'
 BEGIN { split(modules, list); for (i in list) there[list[i]] }
 /^#\[cfg(_attr)?\((not\()?IP_VS_FLOW_OPS/ { next }
@@ -46,9 +46,11 @@ BEGIN { split(modules, list); for (i in list) there[list[i]] }
 {
 	name = ""
 	if (match($0, /^(pub )?mod [a-z0-9_]+;/) || match($0, /^pub use self::[a-z0-9_]+/) ||
+	    match($0, /^use crate::[a-z0-9_]+;/) || match($0, /^    +[a-z0-9_]+::[a-z_]+\(.*\);$/) ||
 	    match($0, /^    +[a-z0-9_]+(:| <-) /) || match($0, /^\/\/! - \[`[a-z0-9_]+`\]/)) {
 		name = substr($0, RSTART, RLENGTH)
-		gsub(/pub use self::|pub |mod |\/\/! - |<-|[^a-z0-9_]/, "", name)
+		sub(/::[a-z_]+\(.*/, "", name)
+		gsub(/pub use self::|use crate::|pub |mod |\/\/! - |<-|[^a-z0-9_]/, "", name)
 	}
 	if (!(name in there) && name ~ modular) {
 		held = ""
@@ -71,7 +73,7 @@ export_to() {
 	done
 	for file; do
 		case $file in
-		ip_vs_reuse.rs | */mod.rs) ;;
+		ip_vs_reuse.rs | p2c.rs | */mod.rs) ;;
 		*) continue ;;
 		esac
 		# What is a module's name at all.

@@ -261,6 +261,7 @@ threshold=10.9.0.11:80
 overloaded=10.9.0.12:80
 turns=10.9.0.13:80
 loaded=10.9.0.14:80
+traced=10.9.0.15:80
 
 ##############################################################################
 # rs_rr
@@ -377,6 +378,24 @@ serves_one_packet()
 		is_share "${counts[n - 1]}" 2000 $((n * 10)) || fault "rs1:$n has not $((n * 10)) %"
 	done
 	outcome="${counts[*]} for weights 1 2 3 4"
+}
+
+# The second of two connections finds the first.
+tracepoint_tells()
+{
+	local event=/sys/kernel/tracing/events/ip_vs_reuse/ip_vs_reuse_pick/enable
+	local trace=/sys/kernel/tracing/trace active said
+
+	service "-t $traced" p2c
+	server -a "-t $traced" 1 -w 7
+	echo 1 >"$event" || fault "no tracepoint"
+	echo >"$trace"
+	burst "$traced" 2
+	echo 0 >"$event"
+	for active in 0 1; do
+		said="ip_vs_reuse_pick: protocol=6 virtual=$traced fwmark=0 server=10.2.1.2:1 active=$active weight=7"
+		grep -q "$said\$" "$trace" || fault "expected $said" "$(grep ip_vs_reuse_ "$trace")"
+	done
 }
 
 # IPVS sums them up every two seconds.
@@ -1002,6 +1021,7 @@ declare -A label_of=(
 	[serves_fwmark]="a firewall mark's service"
 	[serves_persistent]="a persistent service keeps a client on its server"
 	[serves_one_packet]="datagrams one by one (-o), in proportion to weight"
+	[tracepoint_tells]="the tracepoint of a choice names service and server, its connections and weight"
 	[refuses_without_servers]="without servers, or with weight 0 only, it refuses as wlc does"
 	[absurd_weights]="absurd weights are taken or refused as with wlc"
 	[overloaded_steps_aside]="an overloaded server steps aside"
@@ -1025,7 +1045,7 @@ declare -A label_of=(
 
 checks="rs_rr_takes_turns rs_rr_unloads loads_by_itself
 	serves_tcp serves_ipv6 serves_fwmark serves_persistent serves_one_packet
-	refuses_without_servers absurd_weights
+	tracepoint_tells refuses_without_servers absurd_weights
 	overloaded_steps_aside all_overloaded_refuse
 	weight_0_gets_nothing changes_fail_nothing overloaded_recover
 	switch_loses_no_more_than_stock switch_loses_nothing

@@ -28,7 +28,7 @@ impl Destination {
     }
 
     #[inline]
-    pub(super) fn as_ptr(&self) -> *mut bindings::ip_vs_dest {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::ip_vs_dest {
         self.0.get()
     }
 

@@ -35,19 +35,24 @@ impl Service {
         unsafe { &*ptr.cast() }
     }
 
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut bindings::ip_vs_service {
+        self.0.get()
+    }
+
     /// How many real servers the service has. It changes between a scheduler's callbacks for
     /// changes only, and at any time for [`Scheduler::schedule`](super::Scheduler::schedule).
     #[inline]
     pub fn destination_count(&self) -> usize {
         // SAFETY: Valid by the type's invariants; written under the mutex of the services, read
         // once.
-        unsafe { (&raw const (*self.0.get()).num_dests).read_volatile() as usize }
+        unsafe { (&raw const (*self.as_ptr()).num_dests).read_volatile() as usize }
     }
 
     /// The service's real servers, newest first. Those that come or go during the walk may or
     /// may not be met.
     pub fn destinations<'a>(&'a self, _guard: &'a Guard) -> impl Iterator<Item = &'a Destination> {
-        let service = self.0.get();
+        let service = self.as_ptr();
         // SAFETY: Valid by the type's invariants; only the address is taken.
         let head = unsafe { &raw mut (*service).destinations };
         let mut at = head;
@@ -76,7 +81,7 @@ impl Service {
     pub fn report(&self, message: &'static CStr, _guard: &Guard) {
         // SAFETY: Valid by the type's invariants, the string is terminated; the guard is a
         // read side, in which `ip_vs_scheduler_err()` reads the scheduler's name.
-        unsafe { bindings::ip_vs_scheduler_err(self.0.get(), message.as_char_ptr()) };
+        unsafe { bindings::ip_vs_scheduler_err(self.as_ptr(), message.as_char_ptr()) };
     }
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tracepoints: ip_vs_reuse:ip_vs_reuse_evict when a stale conntrack is evicted, and
+ * Tracepoints: ip_vs_reuse:ip_vs_reuse_evict when a stale conntrack is evicted,
  * ip_vs_reuse:ip_vs_reuse_leave when a packet that opens a flow matches an old entry and is
- * left alone. The reasons are the names of the counters in /proc/net/ip_vs_reuse.
+ * left alone, and ip_vs_reuse:ip_vs_reuse_pick when p2c has chosen a real server. The reasons
+ * are the names of the counters in /proc/net/ip_vs_reuse.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM ip_vs_reuse
@@ -45,6 +46,31 @@ DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_evict,
 DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_leave,
 	TP_PROTO(const struct ip_vs_conn *cp, const char *reason),
 	TP_ARGS(cp, reason)
+);
+
+/* The server's load is that which the new connection finds */
+TRACE_EVENT(ip_vs_reuse_pick,
+	TP_PROTO(const struct ip_vs_service *svc, const struct ip_vs_dest *dest),
+	TP_ARGS(svc, dest),
+	TP_STRUCT__entry(
+		__field(u32, fwmark)
+		__field(s32, active)
+		__field(s32, weight)
+		__field(u16, protocol)
+		__array(u8, virtual, sizeof(struct sockaddr_in6))
+		__array(u8, server, sizeof(struct sockaddr_in6))
+	),
+	TP_fast_assign(
+		__entry->fwmark = svc->fwmark;
+		__entry->active = atomic_read(&dest->activeconns);
+		__entry->weight = atomic_read(&dest->weight);
+		__entry->protocol = svc->protocol;
+		ip_vs_reuse_trace_addr(__entry->virtual, svc->af, &svc->addr, svc->port);
+		ip_vs_reuse_trace_addr(__entry->server, dest->af, &dest->addr, dest->port);
+	),
+	TP_printk("protocol=%u virtual=%pISpc fwmark=%u server=%pISpc active=%d weight=%d",
+		  __entry->protocol, __entry->virtual, __entry->fwmark, __entry->server,
+		  __entry->active, __entry->weight)
 );
 
 #endif /* _IP_VS_REUSE_EVENTS_H */

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The module's tracepoints (`events.h`): what happened to a packet that opened a flow and
-//! matched an old entry, with the entry's addresses and its old real server.
+//! matched an old entry, with the entry's addresses and its old real server; and which real
+//! server `p2c` has chosen.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h). They are made
 //! in C: `declare_trace!` serves the kernel's own tree only.
 
 use crate::bindings;
-use crate::ipvs::Conn;
+use crate::ipvs::{Conn, Destination, Service};
 use kernel::str::{CStr, CStrExt as _};
 
 /// `ip_vs_reuse_evict`: the conntrack was evicted. Any context; next to nothing while off.
@@ -23,4 +24,12 @@ pub fn evict(conn: &Conn, reason: &'static CStr) {
 pub fn leave(conn: &Conn, reason: &'static CStr) {
     // SAFETY: As above.
     unsafe { bindings::ip_vs_reuse_trace_leave(conn.as_ptr(), reason.as_char_ptr()) };
+}
+
+/// `ip_vs_reuse_pick`: `p2c` has chosen this server of the service. RCU read side; next to nothing
+/// while off.
+#[inline]
+pub fn pick(service: &Service, server: &Destination) {
+    // SAFETY: Both are valid by their invariants; the tracepoint copies what it shows.
+    unsafe { bindings::ip_vs_reuse_trace_pick(service.as_ptr(), server.as_ptr()) };
 }

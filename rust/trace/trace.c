@@ -37,3 +37,8 @@ void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason)
 {
 	trace_ip_vs_reuse_leave(cp, reason);
 }
+
+void ip_vs_reuse_trace_pick(const struct ip_vs_service *svc, const struct ip_vs_dest *dest)
+{
+	trace_ip_vs_reuse_pick(svc, dest);
+}

@@ -6,8 +6,11 @@
 #define _IP_VS_REUSE_TRACE_H
 
 struct ip_vs_conn;
+struct ip_vs_dest;
+struct ip_vs_service;
 
 void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason);
 void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason);
+void ip_vs_reuse_trace_pick(const struct ip_vs_service *svc, const struct ip_vs_dest *dest);
 
 #endif /* _IP_VS_REUSE_TRACE_H */
