@@ -328,7 +328,7 @@ packets()
 		[[ $said = *'"syn_retransmits":0,'* && $said = *'"connected":true'* ]] || fault "$said"
 	done
 	fail 0
-	(($(seen) == 0)) || fault "$(seen) allocations"
+	(($(seen) == 0)) || fault "$(seen) allocations, the last by $(<"$injection"/last_caller)"
 	evicted=$(($(awk '$1 == "evicted_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse) - evicted))
 	((evicted == 5)) || fault "$evicted of 5 reopened flows evicted"
 	outcome="40 datagrams, $evicted evictions"

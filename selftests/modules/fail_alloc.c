@@ -18,9 +18,12 @@ static int seen;
 module_param(seen, int, 0644);
 MODULE_PARM_DESC(seen, "allocations so far");
 
+static char last_caller[KSYM_SYMBOL_LEN];
+module_param_string(last_caller, last_caller, sizeof(last_caller), 0444);
+MODULE_PARM_DESC(last_caller, "who called the allocator that was seen last");
+
 static struct module *watched;
 static DEFINE_RAW_SPINLOCK(fail_alloc_lock);
-static char fail_alloc_caller[KSYM_SYMBOL_LEN];
 
 static int fail_alloc_notify(struct notifier_block *nb, unsigned long state, void *data)
 {
@@ -47,20 +50,19 @@ static bool fail_alloc_is_watched(void)
 }
 
 /*
- * Who allocates on behalf of an allocation: another allocator, kmemleak, debug objects. That is
- * their affair: they do without.
+ * Who allocates for itself while it allocates or frees for others: one allocator for another,
+ * kmemleak, and SLUB_RCU_DEBUG. That is their affair: they do without.
  */
 static const char * const fail_alloc_inner[] = {
-	"_noprof", "__alloc_object", "mem_pool_alloc", "fill_pool", "kmem_alloc_batch",
+	"_noprof", "__alloc_object", "kmem_cache_free",
 };
 
-/* Whether fail_alloc_caller is one of those. */
-static bool fail_alloc_is_inner(void)
+static bool fail_alloc_is_inner(const char *caller)
 {
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(fail_alloc_inner); i++)
-		if (strstr(fail_alloc_caller, fail_alloc_inner[i]))
+		if (strstr(caller, fail_alloc_inner[i]))
 			return true;
 	return false;
 }
@@ -68,12 +70,14 @@ static bool fail_alloc_is_inner(void)
 /* Whether this allocation fails. */
 static bool fail_alloc_decide(unsigned long caller)
 {
+	static char name[KSYM_SYMBOL_LEN];	/* under the lock */
 	unsigned long flags;
 	bool fail = false;
 
 	raw_spin_lock_irqsave(&fail_alloc_lock, flags);
-	snprintf(fail_alloc_caller, sizeof(fail_alloc_caller), "%ps", (void *)caller);
-	if (!fail_alloc_is_inner()) {
+	snprintf(name, sizeof(name), "%ps", (void *)caller);
+	if (!fail_alloc_is_inner(name)) {
+		strscpy(last_caller, name);
 		seen++;
 		fail = nth == -1 || seen == nth;
 	}
