@@ -24,6 +24,7 @@ help:
 	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
 	@echo 'make lint       formatting, warnings, panics, style'
+	@echo 'make docs       the documentation of all Rust code, by rustdoc, in build/docs'
 	@echo 'make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
 	@echo 'make ipvs KERNEL=6.12   a fixed ip_vs.ko for a kernel without Rust (6.12, 6.1, 5.10): build it,'
 	@echo '                test it on that kernel, and leave it here'
@@ -48,7 +49,7 @@ module: kernel
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long test-debug churn million test-deb shell lint patches-check compare ipvs deb bench bench-quick
+.PHONY: demo test test-long test-debug churn million test-deb shell lint docs patches-check compare ipvs deb bench bench-quick
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
@@ -68,6 +69,8 @@ shell: kernel
 	$(Q)scripts/in-vm.sh --shell
 lint: kernel
 	$(Q)scripts/lint.sh
+docs: kernel
+	$(Q)scripts/docs.sh
 patches-check: kernel
 	$(Q)scripts/patches-check.sh
 	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh cases matrix.sh

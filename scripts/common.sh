@@ -80,6 +80,15 @@ failed() {
 	die "failed: $1$why (log: $2)"
 }
 
+# rustdoc_of OBJECT OPTION...: rustdoc for OBJECT, with the flags that the kernel's build gave rustc.
+# Where that build was, and inside the build root.
+rustdoc_of() {
+	local command
+	command=$(sed -n '1 { s/^[^=]*:= //; s/ ; .*//; s/ rustc / rustdoc /; s/--emit=[^ ]*//g; s/--out-dir [^ ]*//; p }' \
+		"$(dirname "$1")/.${1##*/}.cmd")
+	RUSTC_BOOTSTRAP=1 eval "$command ${*:2}"
+}
+
 # kernel_view DIRECTORY PATCH...: makes /tmp/kernel, a copy-on-write view of a kernel's DIRECTORY,
 # with a git history of those files that the patches change. Inside the build root.
 kernel_view() {

@@ -88,6 +88,7 @@ check "rustfmt" format_rust
 check "make W=1 without a warning" build plain W=1
 check "clippy: the module" build clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings
 check "clippy: harness, host tests and ipvs-watch" clippy_user_space
+check "rustdoc without a warning" scripts/docs.sh --inside $out/plain $out/docs
 check "no panic in the packet path" no_panics
 check "no unsafe outside the abstractions" no_unsafe
 check "docs/unsafe.md names what is called" unsafe_page

@@ -47,13 +47,7 @@ prepare() {
 	echo "#define UTS_RELEASE \"$release\"" >include/generated/utsrelease.h
 }
 
-# rustdoc with the flags that the kernel's build gave rustc.
-documentation() {
-	local command
-	command=$(sed -n '1 { s/^[^=]*:= //; s/ ; .*//; p }' net/netfilter/ipvs/reuse/.ip_vs_reuse.o.cmd |
-		sed 's/ rustc / rustdoc /; s/--emit=[^ ]*//g; s/--out-dir [^ ]*/--output \/tmp\/doc/')
-	(cd net/netfilter/ipvs && RUSTC_BOOTSTRAP=1 eval "$command -Dwarnings")
-}
+documentation() { (cd net/netfilter/ipvs && rustdoc_of reuse/ip_vs_reuse.o --output /tmp/doc -Dwarnings); }
 
 rust_format() { rustfmt --check --config-path .rustfmt.toml net/netfilter/ipvs/reuse/ip_vs_reuse.rs; }
 

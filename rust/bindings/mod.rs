@@ -23,6 +23,7 @@
 )]
 
 /// The types that both know are the kernel crate's.
+#[doc(no_inline)]
 pub use kernel::bindings::*;
 use kernel::ffi;
 

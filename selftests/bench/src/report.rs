@@ -428,7 +428,7 @@ fn known_tool(text: &mut String, measured: &Measurements) {
 }
 
 /// When the new server begins to have four fifths of its share: the end of the first interval
-/// from which on, over the next [`ENOUGH`] connections, it has. Seconds since it came.
+/// from which on, over the next `ENOUGH` connections, it has. Seconds since it came.
 fn share_after(line: &Value) -> Option<f64> {
     const ENOUGH: f64 = 30.0;
     const SERVERS: f64 = 3.0;
