@@ -5,14 +5,16 @@
 #
 # Tests in machines with the debug kernel, which fails them for whatever it sees: use of freed
 # memory, a wrong lock, sleeping where one must not, a leak. First of all each allocation fails, one
-# after the other: the ways that are gone least. With --if-there: that part only, and only if the
-# cache has that kernel; building it takes half an hour.
+# after the other: the ways that are gone least. The long runs come at the end, not so long here.
+# With --if-there: the first part only, and only if the cache has that kernel; building it takes half
+# an hour.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 export KERNEL=debug VM_TIMEOUT=7200
-tests=("module.sh fault_injection.sh" "matrix.sh" "p2c.sh" "cases")
+export VM_ENV="MINUTES SEED REOPENINGS" MINUTES=${MINUTES:-5} REOPENINGS=${REOPENINGS:-24000}
+tests=("module.sh fault_injection.sh" "matrix.sh" "p2c.sh" "cases" "churn.sh million.sh")
 
 if [ "${1:-}" = --if-there ]; then
 	made_from=$(cat "$top"/scripts/debug-kernel.{sh,config} | sha256sum)
