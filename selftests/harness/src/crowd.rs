@@ -40,7 +40,7 @@ pub struct Tally {
     pub opened: u32,
     /// Greeted by a server.
     pub connected: u32,
-    /// Refused, without a greeting in time, or ended by the server without being told.
+    /// Refused, without a greeting in time, or ended without being told, or otherwise.
     pub failed: u32,
     /// The failed ones that were refused: from when to when, in milliseconds since 1970.
     pub refused: Vec<[u128; 2]>,
@@ -289,7 +289,8 @@ impl Crowd {
         while let Some(client) = self.clients.get(&id) {
             match ((&client.socket).read(&mut buffer), client.phase) {
                 (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => return,
-                (Ok(0) | Err(_), Phase::Ending) => drop(self.forget(id)),
+                (Ok(0), Phase::Ending) => drop(self.forget(id)),
+                (Err(_), Phase::Ending) if self.end == End::ServerRst => drop(self.forget(id)),
                 (Ok(0), _) => self.fail(id, "the server closed"),
                 (Ok(len), Phase::Connecting) => self.greet(id, &buffer[..len]),
                 (Ok(_), _) => {}
