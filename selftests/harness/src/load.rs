@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::crowd::{ByServer, Crowd, Tally};
-use crate::net;
+use crate::{net, reconnect};
 
 /// One second of a load: how many connections each server got in it.
 #[derive(Serialize)]
@@ -98,11 +99,12 @@ pub fn load(
 }
 
 /// Opens all connections at once, as far as the servers' queues allow, and reports their spread.
+/// They stay open for so long, or until a line comes from standard input.
 pub fn burst(
     mut crowd: Crowd,
     connections: u32,
     servers: Option<u32>,
-    hold: Duration,
+    hold: Option<Duration>,
 ) -> anyhow::Result<()> {
     /// Well below a listen queue, so that no SYN is dropped for want of room in it.
     const AT_ONCE: usize = 256;
@@ -129,9 +131,16 @@ pub fn burst(
         servers: &tally.servers,
         max_over_mean: max_over_mean(&tally.servers, servers),
     })?;
-    thread::sleep(hold);
+    match hold {
+        Some(time) => thread::sleep(time),
+        None => reconnect::wait_for_line()?,
+    }
     crowd.end_all()?;
-    none_failed(&crowd)
+    none_failed(&crowd)?;
+    match hold {
+        Some(_) => Ok(()),
+        None => net::print_json(&json!({ "ended": connections })),
+    }
 }
 
 fn none_failed(crowd: &Crowd) -> anyhow::Result<()> {

@@ -147,6 +147,9 @@ enum Role {
         /// How long all stay open after the report
         #[arg(long, default_value = "0s", value_parser = duration)]
         hold: Duration,
+        /// They stay until a line comes from standard input; then report how many have ended well
+        #[arg(long, conflicts_with = "hold")]
+        pause: bool,
     },
     /// Keep so many short connections going, each opened as soon as another is over; report as JSON
     ///
@@ -405,9 +408,11 @@ fn play(role: Role) -> anyhow::Result<()> {
             connections,
             servers,
             hold,
-        } => clients
-            .crowd()
-            .and_then(|crowd| load::burst(crowd, connections, servers, hold)),
+            pause,
+        } => clients.crowd().and_then(|crowd| {
+            let hold = (!pause).then_some(hold);
+            load::burst(crowd, connections, servers, hold)
+        }),
         Role::Storm {
             clients,
             concurrency,
