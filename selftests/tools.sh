@@ -1,0 +1,451 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The tools that people run with IPVS, each with a configuration as theirs: keepalived and
+# ldirectord drain a real server that says it is not well, and take it back, under traffic that
+# reuses its ports; nginx ends connections, and curl, ab and wrk come back through theirs. On the
+# stock kernel first packets are lost, with the module none is, and no connection fails. Then p2c:
+# what keepalived makes of that name, and whether ipvsadm saves and restores it.
+#
+# The network is in lib.sh. A real server has harness serve on port 80, and nginx on port 81,
+# which is asked for its health, too: to be ill breaks no connection.
+#
+#   10.9.0.1:80   harness serve
+#   10.9.0.2:80   nginx
+#
+# MODULE: ip_vs_reuse.ko; without it only the first half runs
+
+# shellcheck disable=SC2317 # checks are called by name
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+vip=10.9.0.1
+web=10.9.0.2
+
+# What runs, by its process.
+tool_pid=
+nginx_pids=()
+
+cleanup()
+{
+	[ -z "$tool_pid" ] || kill "$tool_pid"
+	[ -z "${nginx_pids[*]}" ] || kill "${nginx_pids[@]}"
+	cleanup_network
+	ipvsadm -C
+	[ "$half" = stock ] || rmmod ip_vs_reuse
+	rm -rf "$tmp"
+} 2>/dev/null
+
+half=stock
+[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+need_root
+become_director "$@"
+need_tools ab curl ip ipvsadm ipvsadm-restore ipvsadm-save keepalived ldirectord nft nginx nsenter nstat ss sysctl wrk
+need_modules ip_vs ip_vs_rr ip_vs_wlc nf_conntrack nft_ct veth
+need_harness
+
+checks="keepalived_drains curl_comes_back ab_comes_back wrk_comes_back"
+checks_of_the_module="ldirectord_drains keepalived_and_p2c saved_and_restored"
+declare -A label_of=(
+	[keepalived_drains]="keepalived drains a real server under a storm, and takes it back"
+	[ldirectord_drains]="ldirectord does, and leaves a service the p2c that it has been given"
+	[curl_comes_back]="curl, one local port, nginx's FIN, and its RST"
+	[ab_comes_back]="ab through few ports, nginx's FIN, and its RST"
+	[wrk_comes_back]="wrk through few ports, nginx's RST behind its answer"
+	[keepalived_and_p2c]="keepalived does not know p2c, and leaves it to a service that has it"
+	[saved_and_restored]="ipvsadm-restore makes of p2c what ipvsadm-save has saved"
+)
+
+##############################################################################
+# The director, its real servers, and their health
+
+setup()
+{
+	local n
+
+	setup_network 2
+	printf 'address add %s dev lo\n' $vip $web | ip -batch -
+	sysctl_set ipv4/vs/conntrack 1
+	sysctl_set ipv4/vs/expire_nodest_conn 1
+	# While IPVS enlarges its table, or after, it may find an old entry of a flow in front of the
+	# new one (docs/stock.md): not here.
+	sysctl_set ipv4/vs/conn_lfactor 4
+	track_connections
+	# Few ports; and who closes first does not keep its port for a minute.
+	in_ns "$client" sysctl -q -w net.ipv4.ip_local_port_range="30000 30019" net.ipv4.tcp_max_tw_buckets=0
+	start_servers --listen 0.0.0.0:80
+	for n in "${!servers[@]}"; do
+		start_nginx "$n"
+	done
+}
+
+# start_nginx N: in rs<N>. What is left unread when it closes, or is closed by 444, makes a RST.
+start_nginx()
+{
+	local dir=$tmp/rs$1
+
+	mkdir "$dir"
+	cat >"$dir/nginx.conf" <<-END
+		daemon off;
+		user root;
+		pid nginx.pid;
+		error_log stderr;
+		events { }
+		http {
+			access_log off;
+			keepalive_timeout 0;
+			lingering_close off;
+			reset_timedout_connection on;
+			server {
+				listen 81;
+				root $dir;
+				location = /fin { return 200 "rs$1"; }
+				location = /rst { return 444; }
+			}
+		}
+	END
+	get_well "$1"
+	nsenter --net="/run/netns/${servers[$1]}" -- nginx -p "$dir" -c nginx.conf -e stderr 2>"$dir/errors" &
+	nginx_pids+=($!)
+	busywait 30000 nginx_answers "$1" || bail_out "nginx in rs$1: $(<"$dir/errors")"
+}
+
+nginx_answers() { (: <"/dev/tcp/10.2.$1.2/81") 2>/dev/null; }
+
+# What nginx tells of rs<N>'s health.
+get_well() { echo well >"$tmp/rs$1/health"; }
+fall_ill() { rm "$tmp/rs$1/health"; }
+
+# weight_is N WEIGHT: of rs<N> in the service.
+weight_is() { [[ $(ipvsadm -Sn) = *"-a -t $vip:80 -r 10.2.$1.2:80 -m -w $2"* ]]; }
+
+both_serve() { weight_is 1 1 && weight_is 2 1; }
+scheduler_is() { [[ $(ipvsadm -Sn) = *"-A -t $vip:80 -s $1"* ]]; }
+
+##############################################################################
+# keepalived and ldirectord
+
+# run TOOL [SCHEDULER]: as a service manager does, in the foreground. ldirectord takes its time.
+run()
+{
+	run_"$1" "${2:-rr}" >"$tmp/$1.log" 2>&1
+	tool_pid=$!
+	busywait 120000 both_serve || fault "$1 makes no service:" "$(tail -n 20 "$tmp/$1.log")"
+}
+
+stop()
+{
+	kill "$tool_pid"
+	wait "$tool_pid" 2>/dev/null
+	tool_pid=
+	ipvsadm -C
+}
+
+run_keepalived()
+{
+	local n
+
+	{
+		cat <<-END
+			global_defs {
+				script_user root
+				enable_script_security
+			}
+			virtual_server $vip 80 {
+				protocol TCP
+				lb_kind NAT
+				lb_algo $1
+				delay_loop 1
+		END
+		for n in "${!servers[@]}"; do
+			cat <<-END
+				real_server 10.2.$n.2 80 {
+					inhibit_on_failure
+					HTTP_GET {
+						connect_port 81
+						connect_timeout 2
+						retry 1
+						delay_before_retry 0.5
+						url {
+							path /health
+							status_code 200
+						}
+					}
+				}
+			END
+		done
+		echo "}"
+	} >"$tmp/keepalived.conf"
+	keepalived --dont-fork --log-console --log-detail --check --use-file "$tmp/keepalived.conf" \
+		--pid "$tmp/keepalived.pid" --checkers_pid "$tmp/checkers.pid" &
+}
+
+run_ldirectord()
+{
+	cat >"$tmp/ldirectord.cf" <<-END
+		checktimeout=2
+		checkinterval=1
+		quiescent=yes
+		logfile="$tmp/ldirectord.messages"
+		virtual=$vip:80
+		        real=10.2.1.2:80 masq
+		        real=10.2.2.2:80 masq
+		        service=http
+		        scheduler=$1
+		        protocol=tcp
+		        checktype=negotiate
+		        checkport=81
+		        request="health"
+		        receive="well"
+	END
+	ldirectord -d "$tmp/ldirectord.cf" start &
+}
+
+keepalived_drains()
+{
+	run keepalived
+	drains keepalived
+	stop
+}
+
+ldirectord_drains()
+{
+	run ldirectord
+	drains ldirectord
+	keeps_p2c ldirectord
+	stop
+}
+
+# drains TOOL: while connections come back, ended by the server's RST and by the client's.
+drains()
+{
+	local storms=() drained well back
+
+	start_storm server-rst 20000
+	start_storm client-rst 21000
+	sleep 1
+	fall_ill 1
+	busywait 20000 weight_is 1 0 || fault "rs1 is not drained:" "$(tail -n 20 "$tmp/$1.log")"
+	drained=$(now_ms)
+	sleep 1.2
+	well=$(now_ms)
+	get_well 1
+	busywait 20000 both_serve || fault "rs1 does not come back:" "$(tail -n 20 "$tmp/$1.log")"
+	back=$(now_ms)
+	busywait 10000 rs1_greets "$back" $((back + 10000)) || fault "rs1 is back and gets no connections"
+	touch "$tmp/enough"
+	wait "${storms[@]}"
+	rm "$tmp/enough"
+	# What was under way has been greeted after half a second.
+	! rs1_greets $((drained + 500)) "$well" || fault "rs1 is drained and gets connections"
+	none_lost server-rst
+	none_lost client-rst
+}
+
+now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
+
+# rs1_greets FROM TO: whether it has greeted anybody between these times.
+rs1_greets()
+{
+	grep -h '"rs1":[1-9]' "$tmp"/{server,client}-rst | awk -F '[:,]' -v from="$1" -v to="$2" \
+		'$1 ~ /at_ms/ && $2 - 100 >= from && $2 <= to { n++ } END { exit n == 0 }'
+}
+
+# start_storm END PORT: it goes on until there is `enough`.
+start_storm()
+{
+	while [ ! -e "$tmp/enough" ]; do
+		in_ns "$client" "$harness" storm --from 10.0.0.2 --to "$vip:80" --end "$1" --warm-up 0 \
+			--ports "$2-$(($2 + 39))" --concurrency 8 --seconds 2 --every 100ms
+	done >"$tmp/$1" 2>&1 &
+	storms+=($!)
+}
+
+# sum_of NAME END: of what that storm's reports say.
+sum_of() { grep -v '"at_ms"' "$tmp/$2" | grep -o "\"$1\":[0-9]*" | awk -F: '{ n += $2 } END { print n + 0 }'; }
+
+# none_lost END: whether no connection of that storm has failed, and no first packet was lost; on
+# the stock kernel some are that conntrack does not reopen.
+none_lost()
+{
+	local failed lost connections
+
+	connections=$(sum_of connections "$1") lost=$(sum_of first_lost "$1") failed=$(sum_of failed "$1")
+	outcome+="${outcome:+; }$1: $connections connections, $lost lost"
+	[ "$failed" = 0 ] || fault "$1: $(grep -v '"at_ms"' "$tmp/$1")"
+	((connections > 40)) || fault "$1: the ports were not used again"
+	case $half,$1 in
+	stock,server-rst) ((lost > 0)) || fault "$1: no first packet was lost, and should be" ;;
+	module,*) [ "$lost" = 0 ] || fault "$1: $(grep -v '"at_ms"' "$tmp/$1")" ;;
+	esac
+}
+
+##############################################################################
+# nginx, and its clients
+
+web_service()
+{
+	ipvsadm -R <<-END || fault "cannot make the service"
+		-A -t $web:80 -s rr
+		-a -t $web:80 -r 10.2.1.2:81 -m
+		-a -t $web:80 -r 10.2.2.2:81 -m
+	END
+	syns=$(syns_sent_again)
+}
+
+syns_sent_again() { in_ns "$client" nstat -asz TcpExtTCPSynRetrans | awk '/^Tcp/ { print $2 }'; }
+
+# no_syn_again STOCK: as the client's kernel has counted; on the stock kernel they are `lost` or `kept`.
+no_syn_again()
+{
+	syns=$(($(syns_sent_again) - syns))
+	outcome+="${outcome:+; }SYNs sent again: $syns"
+	case $half,$1 in
+	stock,lost) ((syns > 0)) || fault "no SYN was sent again, and should be" ;;
+	*) [ "$syns" = 0 ] || fault "$syns SYNs were sent again" ;;
+	esac
+	ipvsadm -C
+}
+
+# Each connection that the server closes, the next one opens again.
+curl_comes_back()
+{
+	curl_gets fin 20100 200 kept
+	curl_gets rst 20101 000 lost
+}
+
+# curl_gets PATH PORT STATUS STOCK: three times, one after the other.
+curl_gets()
+{
+	local said slow=0
+
+	web_service
+	outcome+="${outcome:+; }$1:"
+	for _ in 1 2 3; do
+		said=$(in_ns "$client" curl --silent --output /dev/null --local-port "$2" \
+			--write-out '%{http_code} %{time_connect}' "http://$web/$1")
+		outcome+=" ${said#* }"
+		[ "${said% *}" = "$3" ] || fault "$1: expected $3, not $said"
+		[[ ${said#* } = 0.[0-4]* ]] || slow=$((slow + 1))
+		busywait 5000 port_is_free "$2" || fault "port $2 does not become free"
+	done
+	case $half,$4 in
+	stock,lost) [ "$slow" = 2 ] || fault "$1: $slow were slow, and two should be" ;;
+	*) [ "$slow" = 0 ] || fault "$1: $slow were slow" ;;
+	esac
+	no_syn_again "$4"
+}
+
+port_is_free() { [ -z "$(in_ns "$client" ss -Htan "sport = :$1")" ]; }
+
+ab_comes_back()
+{
+	ab_gets fin kept 0
+	ab_gets rst lost all
+}
+
+# ab_gets PATH STOCK RESETS: for four seconds, eight at a time. It goes on when the server resets,
+# and counts that: none, or `all`.
+ab_gets()
+{
+	local said requests resets=0 others=0
+
+	web_service
+	said=$(in_ns "$client" ab -q -r -t 4 -n 10000 -c 8 "http://$web/$1" 2>&1)
+	[[ $said =~ Complete\ requests:\ +([0-9]+) ]]; requests=${BASH_REMATCH[1]:-0}
+	[[ ! $said =~ Connect:\ ([0-9]+),\ Receive:\ ([0-9]+),\ Length:\ ([0-9]+) ]] ||
+		{ others=$((BASH_REMATCH[1] + BASH_REMATCH[3])); resets=${BASH_REMATCH[2]}; }
+	outcome+="${outcome:+; }$1: $requests requests"
+	[ "$half,$2" = stock,lost ] || ((requests > 20)) || fault "$1: the ports were not used again: $said"
+	[[ $resets = "${3/all/$requests}" && $others = 0 ]] || fault "$1: $said"
+	no_syn_again "$2"
+}
+
+# It closes a connection when it has the answer: what comes behind that does not disturb it. It has
+# begun with another request, which the server does not read: the server's close is a RST.
+wrk_comes_back()
+{
+	local said
+
+	web_service
+	cat >"$tmp/more.lua" <<-END
+		function request()
+			return "GET /fin HTTP/1.1\r\nHost: nobody\r\n\r\n" .. "GET /" .. string.rep("x", 4096)
+		end
+	END
+	said=$(in_ns "$client" wrk -t 1 -c 8 -d 3s -s "$tmp/more.lua" "http://$web/fin" 2>&1)
+	[[ $said =~ ([0-9]+)\ requests\ in ]] && outcome="${BASH_REMATCH[1]} requests"
+	((${BASH_REMATCH[1]:-0} > 20)) || fault "the ports were not used again: $said"
+	[[ $said != *"Socket errors"* && $said != *"Non-2xx"* ]] || fault "$said"
+	no_syn_again lost
+}
+
+##############################################################################
+# p2c
+
+# It warns, and takes wlc.
+keepalived_and_p2c()
+{
+	run keepalived p2c
+	grep -qF "Invalid lvs_scheduler 'p2c' - ignoring" "$tmp/keepalived.log" || fault "it says nothing of it"
+	scheduler_is wlc || fault "not wlc: $(ipvsadm -Sn)"
+	keeps_p2c keepalived
+	kill -HUP "$tool_pid"
+	busywait 20000 grep -q "Reload complete" "$tmp/keepalived.log" || fault "it does not reload"
+	scheduler_is p2c || fault "reloaded, and not p2c any more: $(ipvsadm -Sn)"
+	stop
+}
+
+# keeps_p2c TOOL: whether a service that has been given p2c keeps it, whatever the tool does to
+# its real servers.
+keeps_p2c()
+{
+	ipvsadm -E -t "$vip:80" -s p2c || fault "ipvsadm -E"
+	fall_ill 1
+	busywait 20000 weight_is 1 0 || fault "rs1 is not drained:" "$(tail -n 20 "$tmp/$1.log")"
+	get_well 1
+	busywait 20000 both_serve || fault "rs1 does not come back:" "$(tail -n 20 "$tmp/$1.log")"
+	scheduler_is p2c || fault "it is not p2c any more: $(ipvsadm -Sn)"
+}
+
+saved_and_restored()
+{
+	local saved restored
+
+	ipvsadm -R <<-END || fault "cannot make the services"
+		-A -t $vip:80 -s p2c
+		-a -t $vip:80 -r 10.2.1.2:80 -m -w 3
+		-a -t $vip:80 -r 10.2.2.2:80 -m -w 0
+		-A -u [fd00:9::1]:53 -s p2c -o
+		-a -u [fd00:9::1]:53 -r [fd00:2:1::2]:53 -g -w 7
+		-A -f 7 -s p2c -p 60
+		-a -f 7 -r 10.2.1.2:0 -i -w 1
+	END
+	saved=$(ipvsadm-save -n)
+	ipvsadm -C
+	ipvsadm-restore <<<"$saved" || fault "ipvsadm-restore"
+	restored=$(ipvsadm-save -n)
+	[ "$(grep -c 's p2c' <<<"$restored")" = 3 ] || fault "not three services with p2c: $restored"
+	[ "$(sort <<<"$restored")" = "$(sort <<<"$saved")" ] || fault "saved: $saved" "restored: $restored"
+	ipvsadm -C
+}
+
+##############################################################################
+
+# shellcheck disable=SC2086 # lists
+set -- $checks $checks $checks_of_the_module
+ktap_plan $#
+setup
+for name in $checks; do
+	check "$name" "$half: ${label_of[$name]}"
+done
+half=module
+[ -z "${MODULE:-}" ] || insmod "$MODULE" || bail_out "insmod does not take $MODULE"
+for name in $checks $checks_of_the_module; do
+	if [ -n "${MODULE:-}" ]; then
+		check "$name" "$half: ${label_of[$name]}"
+	else
+		ktap_skip "$half: ${label_of[$name]}" "MODULE is not set"
+	fi
+done
+ktap_exit
