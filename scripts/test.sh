@@ -25,6 +25,8 @@ on_host() (
 
 # Every way in which a flow comes back; ends with the table of all of them.
 cases="watch.sh module.sh cases"
+# What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
+tools="tools.sh directors.sh"
 others="matrix.sh bad_input.sh fault_injection.sh"
 
 in_vm() {
@@ -39,7 +41,7 @@ kernel_tests() {
 
 first() {
 	local status=0
-	in_vm "$cases" || status=1
+	in_vm "$cases $tools" || status=1
 	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "conn_reuse.sh kernel_ipvs_conn_reuse.sh" || status=1
 	return $status
 }
