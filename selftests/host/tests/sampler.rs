@@ -443,11 +443,9 @@ fn one_number_is_enough_for_a_pick() {
     for n in [2, 3, 5, 64] {
         let service = Service::new(&vec![7; n]);
         let mut good = random(n as u64);
-        let seeds: [&mut dyn FnMut(u32) -> u64; 3] = [
-            &mut |_| good(),
-            &mut |trial| trial.into(),
-            &mut |trial| u64::from(trial) << 40,
-        ];
+        let mut high_bits = |trial: u32| u64::from(trial) << 40;
+        let seeds: [&mut dyn FnMut(u32) -> u64; 3] =
+            [&mut |_| good(), &mut |trial| trial.into(), &mut high_bits];
         for seed in seeds {
             let mut seen = HashMap::new();
             for trial in 0..TRIALS {
