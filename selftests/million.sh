@@ -50,7 +50,7 @@ vip6='[fd00:9::1]'
 
 setup()
 {
-	local n to port scheduler
+	local to
 
 	ulimit -n 65536
 	setup_network 2
@@ -75,16 +75,22 @@ setup()
 	END
 	insmod "$MODULE" || bail_out "insmod does not take $MODULE"
 	for to in $vip "$vip6"; do
-		for port in 80 81 82; do
-			scheduler=p2c
-			[ $port != 80 ] || scheduler=rr
-			echo "-A -t $to:$port -s $scheduler"
-			for n in 1 2; do
-				echo "-a -t $to:$port -r $(server "$to" $n) -m"
-			done
-		done
+		service "$to:80" rr
+		service "$to:81" p2c
+		service "$to:82" p2c
 	done | ipvsadm -R || bail_out "cannot make the services"
 	start_servers --listen 0.0.0.0:80 --listen '[::]:80'
+}
+
+# service VIP:PORT SCHEDULER
+service()
+{
+	local n
+
+	echo "-A -t $1 -s $2"
+	for n in 1 2; do
+		echo "-a -t $1 -r $(server "$1" $n) -m"
+	done
 }
 
 # server VIP N
@@ -199,7 +205,7 @@ for end in $ends; do
 		for port in 80 81; do
 			how="rr"
 			[ $port = 80 ] || how="p2c, masqueraded"
-			[ $end$port != fin81 ] || port=82
+			[ "$end$port" != fin81 ] || port=82
 			for fate in serving draining; do
 				check storm "$end, IPv$family, $how, $fate"
 			done
