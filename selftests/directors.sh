@@ -81,19 +81,7 @@ make_backup()
 {
 	local n
 
-	backup=${client/client/backup}
-	# shellcheck disable=SC2034 # for lib.sh
-	more_namespaces=("$backup")
-	{
-		echo "netns add $backup"
-		echo "link add backup type veth peer name director netns $backup"
-		echo "address add 10.5.0.1/24 dev backup"
-		echo "link set backup up"
-		echo "link add client netns $backup type veth peer name backup netns $client"
-		for n in "${!servers[@]}"; do
-			echo "link add rs$n netns $backup type veth peer name backup netns ${servers[n]}"
-		done
-	} | ip -batch - || bail_out "cannot make the second director"
+	link_backup
 	make_lan "$client" 10.0.0.2
 	for n in "${!servers[@]}"; do
 		make_lan "${servers[n]}" "10.2.$n.2"
@@ -373,20 +361,5 @@ reset_flows_come_back()
 
 ##############################################################################
 
-# shellcheck disable=SC2086 # lists
-set -- $checks $checks
-ktap_plan $#
-setup
-for name in $checks; do
-	check "$name" "$half: ${label_of[$name]}"
-done
-half=module
-[ -z "${MODULE:-}" ] || insmod "$MODULE" || bail_out "insmod does not take $MODULE"
-for name in $checks; do
-	if [ -n "${MODULE:-}" ]; then
-		check "$name" "$half: ${label_of[$name]}"
-	else
-		ktap_skip "$half: ${label_of[$name]}" "MODULE is not set"
-	fi
-done
+check_halves "$checks"
 ktap_exit

@@ -63,18 +63,7 @@ make_backup()
 {
 	local n console=backup line
 
-	backup=${client/client/backup}
-	more_namespaces=("$backup")
-	{
-		echo "netns add $backup"
-		echo "link add backup type veth peer name director netns $backup"
-		echo "address add 10.5.0.1/24 dev backup"
-		echo "link set backup up"
-		echo "link add client netns $backup type veth peer name backup netns $client"
-		for n in "${!servers[@]}"; do
-			echo "link add rs$n netns $backup type veth peer name backup netns ${servers[n]}"
-		done
-	} | ip -batch - || bail_out "cannot make the second director"
+	link_backup
 	configure "$client" <<-END
 		address add 10.3.0.2/24 dev backup
 		address add fd00:3::2/64 dev backup nodad

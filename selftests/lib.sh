@@ -125,12 +125,40 @@ need_modules()
 	done
 }
 
+now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
+
 # load_ipvs [DIRECTORY]: the stock IPVS, or in its place that of DIRECTORY. None is loaded.
 load_ipvs()
 {
 	modprobe ip_vs || return
 	# It has brought what either depends on.
 	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko"; }
+}
+
+# check_halves CHECKS [MORE]: the lists' checks, CHECKS on the stock kernel, then both with MODULE, if
+# there is one. `half` tells them which (stock, module), `label_of` has what each is about. The
+# script's function `setup` is called before the first.
+check_halves()
+{
+	local name
+	# shellcheck disable=SC2206 # lists
+	local of_stock=($1) of_module=($1 ${2:-})
+
+	ktap_plan $((${#of_stock[@]} + ${#of_module[@]}))
+	setup
+	for name in "${of_stock[@]}"; do
+		# shellcheck disable=SC2154 # the script's
+		check "$name" "$half: ${label_of[$name]}"
+	done
+	half=module
+	[ -z "${MODULE:-}" ] || insmod "$MODULE" || bail_out "insmod does not take $MODULE"
+	for name in "${of_module[@]}"; do
+		if [ -n "${MODULE:-}" ]; then
+			check "$name" "$half: ${label_of[$name]}"
+		else
+			ktap_skip "$half: ${label_of[$name]}" "MODULE is not set"
+		fi
+	done
 }
 
 # MODULE, which the test loads by itself.
@@ -293,6 +321,26 @@ mac_of()
 
 # configure NAMESPACE: with lines of `ip` from standard input.
 configure() { ip -n "$1" -batch - || bail_out "cannot configure $1"; }
+
+# link_backup: a second director beside setup_network's, linked to the first, the client and each
+# real server, where the link is `backup`. Sets `backup`, its namespace. Addresses are the script's.
+link_backup()
+{
+	local n
+
+	backup=${client/client/backup}
+	more_namespaces=("$backup")
+	{
+		echo "netns add $backup"
+		echo "link add backup type veth peer name director netns $backup"
+		echo "address add 10.5.0.1/24 dev backup"
+		echo "link set backup up"
+		echo "link add client netns $backup type veth peer name backup netns $client"
+		for n in "${!servers[@]}"; do
+			echo "link add rs$n netns $backup type veth peer name backup netns ${servers[n]}"
+		done
+	} | ip -batch - || bail_out "cannot make the second director"
+}
 
 # New namespaces have what the machine has as its default, whatever that is.
 no_reverse_path_filter()

@@ -69,8 +69,6 @@ is_share() { at_most "$@" && at_least "$@"; }
 # ratio A B: A/B to two places.
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
 
-now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
-
 # service WHICH SCHEDULER N...: makes the service WHICH, like `-t ADDR:PORT -p 60`, of the
 # real servers rs1:N.
 service()

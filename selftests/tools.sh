@@ -242,8 +242,6 @@ drains()
 	none_lost client-rst
 }
 
-now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
-
 # rs1_greets FROM TO: whether it has greeted anybody between these times.
 rs1_greets()
 {
@@ -432,20 +430,5 @@ saved_and_restored()
 
 ##############################################################################
 
-# shellcheck disable=SC2086 # lists
-set -- $checks $checks $checks_of_the_module
-ktap_plan $#
-setup
-for name in $checks; do
-	check "$name" "$half: ${label_of[$name]}"
-done
-half=module
-[ -z "${MODULE:-}" ] || insmod "$MODULE" || bail_out "insmod does not take $MODULE"
-for name in $checks $checks_of_the_module; do
-	if [ -n "${MODULE:-}" ]; then
-		check "$name" "$half: ${label_of[$name]}"
-	else
-		ktap_skip "$half: ${label_of[$name]}" "MODULE is not set"
-	fi
-done
+check_halves "$checks" "$checks_of_the_module"
 ktap_exit

@@ -27,8 +27,6 @@ setup()
 	start_servers --listen 0.0.0.0:80
 }
 
-now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
-
 # step SECONDS-SINCE-THE-STORM-BEGAN: waits for that moment.
 step()
 {
