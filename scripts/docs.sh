@@ -9,6 +9,7 @@
 
 if [ "${1:-}" != --inside ]; then
 	module=$("$top/scripts/module.sh")
+	lock cargo
 	fresh_target
 	step "$cache/log/docs.log" "making the documentation of all Rust code" \
 		"$top/scripts/enter.sh" scripts/docs.sh --inside "$module" /src/build/docs
