@@ -127,12 +127,13 @@ need_modules()
 
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
-# load_ipvs [DIRECTORY]: the stock IPVS, or in its place that of DIRECTORY. None is loaded.
+# load_ipvs [DIRECTORY [PARAMETER...]]: the stock IPVS, or in its place that of DIRECTORY, with such
+# parameters. None is loaded.
 load_ipvs()
 {
-	modprobe ip_vs || return
+	modprobe ip_vs "${@:2}" || return
 	# It has brought what either depends on.
-	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko"; }
+	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko" "${@:2}"; }
 }
 
 # check_halves CHECKS [MORE]: the lists' checks, CHECKS on the stock kernel, then both with MODULE, if

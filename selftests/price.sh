@@ -157,7 +157,8 @@ kernel_is()
 	rmmod ip_vs_reuse 2>/dev/null
 	rmmod ip_vs_rr ip_vs || bail_out "ip_vs cannot be unloaded"
 	[ "$1" != patched ] || directory=$PATCHED
-	load_ipvs "$directory" || bail_out "cannot load ip_vs, $1"
+	# Room for so many: with Debian's 4096 chains all else would vanish beside the search.
+	load_ipvs "$directory" conn_tab_bits=20 || bail_out "cannot load ip_vs, $1"
 	[ "$1" != module ] || insmod "$MODULE" || bail_out "cannot load $MODULE"
 	sysctl_set ipv4/vs/conntrack 1
 	ipvsadm -R <<-END || bail_out "cannot make the virtual services"

@@ -53,8 +53,6 @@ cell()
 	use_column "$3"
 	services "$3"
 	# One in five is under way: the rest have ended, and none so long ago that it is forgotten.
-	# Not a power of two: IPVS enlarges its table when so many entries are there, and while it
-	# does, or after, may find an old entry of a flow in front of the new one.
 	ports=20000-$((20000 + 5 * $5 - 1))
 	[ "$3" != none ] || to=10.2.1.2:80
 	if [ "$3" = unique ]; then
