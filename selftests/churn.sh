@@ -15,6 +15,8 @@
 # MODULE:  ip_vs_reuse.ko
 # MINUTES: how long (1)
 # SEED:    a number (the time)
+# ACTIONS: what happens, the names of functions here; a name that is there twice happens twice as often
+#          (all, some more often)
 
 # shellcheck disable=SC2317 # actions and checks are called by name
 # shellcheck source=selftests/lib.sh
@@ -125,8 +127,9 @@ change() { ipvsadm "$@" 2>/dev/null; }
 ##############################################################################
 # What happens
 
-actions=(reload reload reload namespace namespace namespace server server server server server
-	scheduler scheduler settings settings flush full processor daemon everything)
+# shellcheck disable=SC2206 # a list
+actions=(${ACTIONS:-reload reload reload namespace namespace namespace server server server server
+	server scheduler scheduler settings settings flush full processor daemon everything})
 declare -A times=()
 
 reload()
