@@ -71,7 +71,7 @@ else
 	measure scheduler in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/scheduler.sh
 	measure balance in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/balance.sh
 	measure directors program simulate
-	measure scale in_vm VM_ICOUNT=yes VM_TIMEOUT=7200 JSON=yes ROUNDS=1 "ENTRIES=${ENTRIES:-1000000}" price.sh
+	measure scale in_vm VM_ICOUNT=yes VM_TIMEOUT=7200 JSON=yes ROUNDS=3 "ENTRIES=${ENTRIES:-1000000}" price.sh
 fi
 
 # What is to be compared by a few percent is measured where the clock counts instructions: noise
