@@ -386,8 +386,8 @@ same_syn_on_two_processors()
 	read -r -t 10 line <&"${console_out[packets]}" || fault "one link sent nothing"
 	counters_add_up
 	[ "$half" = stock ] || has_counted evicted_{tcp,sctp}_closed left_no_conntrack
-	# A SYN of those can come out of IPVS without a conntrack, and gets one there, from the client
-	# to the real server. For two minutes the flow itself can have none.
+	# The storm's damaged SYNs came from any port: each that IPVS scheduled has left a conntrack from
+	# the client to the real server, and for two minutes that port can have none (docs/stock.md).
 	for server in 10.2.1.2 10.2.2.2; do
 		conntrack -D -p tcp --orig-dst "$server"
 	done >/dev/null 2>&1
