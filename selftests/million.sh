@@ -197,7 +197,7 @@ nothing_is_left()
 }
 
 setup
-cases=24
+cases=$(($(wc -w <<<"$ends") * 2 * 2 * 2))	# two families, two services, two fates
 each=$((reopenings / cases + ports))	# some first ones through a port come late
 ktap_plan $((cases + 2))
 for end in $ends; do
