@@ -214,8 +214,12 @@ check "nothing is left" nothing_left
 
 check "install what is built already" as_in_readme \
 	"sudo apt install ./build/deb/ip-vs-reuse-common_*.deb ./build/deb/ip-vs-reuse-modules-*.deb"
-# shellcheck disable=SC2016 # for the shell there
-built_already() { boot "$new" 'MODULE=$(modinfo -n ip_vs_reuse) '"$cases"; }
+built_already() {
+	# shellcheck disable=SC2016 # for the shell there
+	boot "$new" 'unset WATCH
+		modprobe ip_vs_reuse && rmmod ip_vs_reuse || exit
+		MODULE=$(modinfo -n ip_vs_reuse) '"$cases"
+}
 check "Linux $new boots: no first packet is lost" built_already
 check "purge" as_in_readme "sudo apt purge 'ip-vs-reuse-*' ipvs-watch"
 check "nothing is left" nothing_left

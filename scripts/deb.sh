@@ -45,7 +45,10 @@ git config --global --add safe.directory /src
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
 cd "$tree"
 mv packaging/debian debian
-sed -i "s/@RELEASE@/$release/g" debian/control
+sed -i "s/@RELEASE@/$release/g" debian/control debian/*@RELEASE@*
+for file in debian/*@RELEASE@*; do
+	mv "$file" "${file//@RELEASE@/$release}"
+done
 SOURCE_DATE_EPOCH=$(git -C /src log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 cat >debian/changelog <<END
