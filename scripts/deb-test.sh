@@ -213,11 +213,10 @@ check "nothing is left" nothing_left
 # Without compilers.
 
 check "install what is built already" as_in_readme \
-	"sudo apt install ./build/deb/ip-vs-reuse-common_*.deb ./build/deb/ip-vs-reuse-modules-*.deb"
+	"sudo apt install ./build/deb/ip-vs-reuse-{common_,modules-}*.deb ./build/deb/ipvs-watch_*.deb"
 built_already() {
 	# shellcheck disable=SC2016 # for the shell there
-	boot "$new" 'unset WATCH
-		modprobe ip_vs_reuse && rmmod ip_vs_reuse || exit
+	boot "$new" 'modprobe ip_vs_reuse && rmmod ip_vs_reuse || exit
 		MODULE=$(modinfo -n ip_vs_reuse) '"$cases"
 }
 check "Linux $new boots: no first packet is lost" built_already
