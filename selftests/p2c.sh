@@ -579,10 +579,10 @@ changes_fail_nothing()
 	local n previous='' started ended came=()
 
 	service "-t $churned" p2c 1 2 3 4
-	start_load churned "$churned" --rate $((150 / slow)) --seconds 7 --hold 100ms
+	start_load churned "$churned" --rate $((150 / slow)) --seconds $((7 * slow)) --hold 100ms
 	start_changes
 	started=$(now_ms)
-	ended=$((started + 6500))
+	ended=$((started + 6500 * slow))
 	for ((n = 5; $(now_ms) < ended; n = n == 12 ? 5 : n + 1)); do
 		change "-a -t $churned -r 10.2.1.2:$n -m -w $((n % 3 + 1))"
 		change "-e -t $churned -r 10.2.1.2:$((n % 4 + 1)) -m -w $((n % 5 + 1))"
@@ -664,10 +664,10 @@ under_switches()
 
 	service "-t $2" wlc 1 2 3 4
 	service "-t $4" wlc 1 2 3 4
-	start_load "$1" "$2" --rate $((100 / slow)) --seconds 8 --hold 50ms
-	start_load "$3" "$4" --rate $((100 / slow)) --seconds 8 --hold 50ms
+	start_load "$1" "$2" --rate $((100 / slow)) --seconds $((8 * slow)) --hold 50ms
+	start_load "$3" "$4" --rate $((100 / slow)) --seconds $((8 * slow)) --hold 50ms
 	start_changes
-	ended=$(($(now_ms) + 7000))
+	ended=$(($(now_ms) + 7000 * slow))
 	while (($(now_ms) < ended)); do
 		switch_service "$1" "$2"
 		switch_service "$3" "$4"
