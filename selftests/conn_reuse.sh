@@ -481,8 +481,8 @@ rmmod_under_load()
 	settings 1 0
 	note_counters
 	exec {load}< <(exec nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 \
-		--to "$nat" --ports 30000-30099 --rate 50 --seconds 5 --hold 0s --end server-rst \
-		2>"$tmp/errors")
+		--to "$nat" --ports 30000-$((29999 + 100 / slow)) --rate $((50 / slow)) --seconds 5 \
+		--hold 0s --end server-rst 2>"$tmp/load")
 	pid=$!
 	# A line a second: after three the ports are in their second round.
 	for _ in 1 2 3; do
@@ -495,7 +495,7 @@ rmmod_under_load()
 		summary=$line
 	done
 	exec {load}<&-
-	wait "$pid" || fault "the load: $(cat "$tmp/errors")" "$summary"
+	wait "$pid" || fault "the load: $(cat "$tmp/load")" "$summary"
 }
 
 ##############################################################################

@@ -125,6 +125,11 @@ need_modules()
 	done
 }
 
+# How many times as long as usual everything takes: a kernel that watches itself is slow.
+# shellcheck disable=SC2034 # for who sources this
+slow=1
+[ ! -e /sys/kernel/debug/kmemleak ] || slow=5
+
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
 # load_ipvs [DIRECTORY [PARAMETER...]]: the stock IPVS, or in its place that of DIRECTORY, with such

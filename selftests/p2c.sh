@@ -43,10 +43,6 @@ need_tools awk depmod ip ipvsadm nft nsenter python3 tc
 need_modules dummy ip_vs ip_vs_rr ip_vs_twos ip_vs_wlc nf_tables sch_netem veth
 need_harness
 
-# How many times as long as usual everything takes.
-slow=1
-[ ! -e /sys/kernel/debug/kmemleak ] || slow=5
-
 rs_rr=$(dirname "$MODULE")/ip_vs_rs_rr.ko
 modules=/lib/modules/$(uname -r)
 
