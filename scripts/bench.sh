@@ -26,7 +26,7 @@ LEGACY=$("$top/scripts/ipvs.sh" legacy)
 TENCENT=$("$top/scripts/ipvs.sh" tencent)
 PATCHED=$("$top/scripts/ipvs.sh" patched)
 export LEGACY TENCENT PATCHED
-export VM_ENV="LEGACY TENCENT PATCHED ROUNDS SECONDS_EACH COLUMNS CONCURRENCIES SIZES ENTRIES JSON"
+export VM_ENV="LEGACY TENCENT PATCHED ROUNDS SECONDS_EACH VARIANTS CONCURRENCIES SIZES ENTRIES JSON"
 
 # program ARGUMENTS...: selftests/bench, in the build root, where the checkout is /src. Other
 # checkouts build theirs in the same place, before or after.
@@ -59,8 +59,8 @@ in_vm() { env "${@:1:$#-1}" "$top/scripts/in-vm.sh" "selftests/${*: -1}"; }
 
 if [ -n "$quick" ]; then
 	few="unique stock module patched"
-	measure storm in_vm VM_ICOUNT=yes ROUNDS=1 SECONDS_EACH=1 COLUMNS="$few" CONCURRENCIES=64 bench/storm.sh
-	measure rollout in_vm ROUNDS=1 COLUMNS="$few" bench/rollout.sh
+	measure storm in_vm VM_ICOUNT=yes ROUNDS=1 SECONDS_EACH=1 VARIANTS="$few" CONCURRENCIES=64 bench/storm.sh
+	measure rollout in_vm ROUNDS=1 VARIANTS="$few" bench/rollout.sh
 	measure price in_vm VM_ICOUNT=yes JSON=yes ROUNDS=1 PATCHED= price.sh
 	measure scheduler in_vm VM_ICOUNT=yes ROUNDS=1 SIZES="1 10 100 1000" bench/scheduler.sh
 	measure balance in_vm VM_ICOUNT=yes ROUNDS=1 bench/balance.sh

@@ -18,7 +18,7 @@
 #
 # MODULE: the module
 # LEGACY, TENCENT, PATCHED: directories with such an ip_vs.ko; a column without one is left out
-# COLUMNS: which ones (default: all that there are)
+# VARIANTS: which ones (default: all that there are)
 # ROUNDS:  how often each is measured, in turn (3)
 # SECONDS_EACH: how long each time (3)
 
@@ -52,7 +52,7 @@ choose_columns()
 	local column
 
 	columns=()
-	for column in ${COLUMNS:-none unique mode0 legacy tencent stock module patched}; do
+	for column in ${VARIANTS:-none unique mode0 legacy tencent stock module patched}; do
 		case " $* " in *" $column "*) continue ;; esac
 		case $column in
 		legacy) [ -n "${LEGACY:-}" ] || column= ;;
