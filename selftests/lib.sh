@@ -128,7 +128,7 @@ need_modules()
 # How many times as long as usual everything takes: a kernel that watches itself is slow.
 # shellcheck disable=SC2034 # for who sources this
 slow=1
-[ ! -e /sys/kernel/debug/kmemleak ] || slow=10
+[ ! -e /sys/kernel/debug/kmemleak ] || slow=25
 
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
