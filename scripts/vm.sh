@@ -103,11 +103,23 @@ timeout --kill-after=10 "${VM_TIMEOUT:-1800}" \
 	</dev/null 2> >(cat >"$log") | cat || status=$?
 
 bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|UBSAN:|lockdep is turned off|unregister_netdevice: waiting'
+# What lockdep says of the kernel alone, whatever is loaded: SCTP reads a list under its socket's lock.
+known='net/sctp/bind_addr[.]c:[0-9]+ RCU-list traversed in non-reader section'
+without_known() {
+	awk -v known="$known" '
+		/WARNING: suspicious RCU usage/ { report = ""; inside = 1 }
+		!inside { print; next }
+		{ report = report $0 "\n" }
+		/<\/TASK>/ { if (report !~ known) printf "%s", report; inside = 0 }
+		END { if (inside) printf "%s", report }' "$log"
+}
+judged=$(without_known)
+
 if ((status == 124 || status == 137)); then
 	tail -n 25 "$log" >&2
 	die "the machine did not end within ${VM_TIMEOUT:-1800} s (log: $shown)"
-elif grep -qE "$bad" "$log"; then
-	grep -nE -m 1 -A 25 "$bad" "$log" >&2
+elif grep -qE "$bad" <<<"$judged"; then
+	grep -E -m 1 -A 25 "$bad" <<<"$judged" >&2
 	die "the kernel complained (log: $shown)"
 elif ! grep -q 'Linux version' "$log"; then
 	tail -n 25 "$log" >&2

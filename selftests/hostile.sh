@@ -296,7 +296,7 @@ is_counted()
 # the kernel has nothing to complain of.
 reopened_flood()
 {
-	local storm slab conntracks remembered served failed lost p99 flows
+	local storm slab conntracks remembered served failed lost p99 flows ports=$((2000 / slow))
 
 	settings 1 0
 	note_counters
@@ -305,13 +305,13 @@ reopened_flood()
 	in_ns "$client" "$harness" storm --to "$nat:80" --from 10.0.0.2 --ports 30000-60000 \
 		--concurrency 8 --seconds 8 --warm-up 1 >"$tmp/storm" &
 	storm=$!
-	flood 10.6.0.2 "$closed:80" 10000-11999 10s
+	flood 10.6.0.2 "$closed:80" 10000-$((9999 + ports)) 10s
 	conntracks=$(</proc/sys/net/netfilter/nf_conntrack_count)
 	remembered=$(wc -l </proc/self/net/ip_vs_conn)
 	slab=$((($(in_meminfo Slab) - slab) / 1024))
 	wait "$storm"
 	served=$(field per_second) failed=$(field failed) lost=$(field first_lost) p99=$(field p99_ms)
-	flows=$((2000 + $(field connections)))
+	flows=$((ports + $(field connections)))
 	echo "# $half, ${label_of[$case]}: $rate SYNs/s; connections $served/s, p99 $p99 ms, $failed failed," \
 		"$lost first packets lost; $conntracks conntracks, $remembered entries, $slab MB of slabs"
 	outcome="$served connections/s, $failed failed" result=$'served\t-'
