@@ -23,7 +23,7 @@ root_inputs=("$top/scripts/buildroot.packages" "$top/scripts/buildroot.sh")
 root=$cache/root-$(key "${root_inputs[@]}")
 
 # lock NAME: one process at a time past this point, until this one ends.
-# The descriptor is not passed on: a child that outlives the script holds nothing.
+# The descriptor is passed on: who is exec'ed, or outlives the script, holds the lock.
 lock() {
 	mkdir -p "$cache" || die "cannot write to $cache: set XDG_CACHE_HOME to a directory that can be written"
 	exec {lock_fd}>"$cache/$1.lock"

@@ -3,7 +3,7 @@
 #
 # usage: vm.sh RELEASE COMMAND...   (or --shell)
 #
-# Boots Linux RELEASE (made by rust-kernel-dir.sh) in QEMU on a copy-on-write view of the
+# Boots Linux RELEASE (made by kernel.sh) in QEMU on a copy-on-write view of the
 # build root, runs COMMAND there as root in /src, and ends with its status. Variables named
 # in VM_ENV are handed on. Nothing that it writes is kept but what it prints. With --shell:
 # a prompt, MODULE loaded.
