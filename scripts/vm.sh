@@ -107,11 +107,12 @@ bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|bl
 known='net/sctp/bind_addr[.]c:[0-9]+ RCU-list traversed in non-reader section'
 without_known() {
 	awk -v known="$known" '
-		/WARNING: suspicious RCU usage/ { report = ""; inside = 1 }
+		function judge() { if (report !~ known) printf "%s", report; report = "" }
+		/WARNING:|BUG:/ { judge(); inside = /suspicious RCU usage/ }
 		!inside { print; next }
 		{ report = report $0 "\n" }
-		/<\/TASK>/ { if (report !~ known) printf "%s", report; inside = 0 }
-		END { if (inside) printf "%s", report }' "$log"
+		/<\/TASK>/ { judge(); inside = 0 }
+		END { judge() }' "$log"
 }
 judged=$(without_known)
 
