@@ -100,12 +100,7 @@ pub fn load(
 
 /// Opens all connections at once, as far as the servers' queues allow, and reports their spread.
 /// They stay open for so long, or until a line comes from standard input.
-pub fn burst(
-    mut crowd: Crowd,
-    connections: u32,
-    servers: Option<u32>,
-    hold: Option<Duration>,
-) -> anyhow::Result<()> {
+pub fn burst(mut crowd: Crowd, connections: u32, hold: Option<Duration>) -> anyhow::Result<()> {
     /// Well below a listen queue, so that no SYN is dropped for want of room in it.
     const AT_ONCE: usize = 256;
 
@@ -129,7 +124,7 @@ pub fn burst(
         slow: tally.slow,
         ms: start.elapsed().as_millis(),
         servers: &tally.servers,
-        max_over_mean: max_over_mean(&tally.servers, servers),
+        max_over_mean: max_over_mean(&tally.servers),
     })?;
     match hold {
         Some(time) => thread::sleep(time),
@@ -154,9 +149,10 @@ fn none_failed(crowd: &Crowd) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How much more the busiest server has than the mean, to three decimals; 1 is perfectly even.
-pub fn max_over_mean(by_server: &ByServer, servers: Option<u32>) -> f64 {
-    let count = servers.unwrap_or(by_server.len() as u32);
+/// How much more the busiest server has than the mean of those that have any, to three decimals; 1
+/// is perfectly even.
+pub fn max_over_mean(by_server: &ByServer) -> f64 {
+    let count = by_server.len() as u32;
     let total: u32 = by_server.values().sum();
     let max = by_server.values().max().copied().unwrap_or_default();
     let ratio = f64::from(max) * f64::from(count) / f64::from(total);
@@ -168,9 +164,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mean_counts_servers_that_got_nothing() {
+    fn the_busiest_is_compared_with_the_mean() {
         let by_server = ByServer::from([("rs1".into(), 30), ("rs2".into(), 10)]);
-        assert_eq!(max_over_mean(&by_server, None), 1.5);
-        assert_eq!(max_over_mean(&by_server, Some(4)), 3.0);
+        assert_eq!(max_over_mean(&by_server), 1.5);
     }
 }

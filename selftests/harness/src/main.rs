@@ -30,8 +30,6 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use serde_json::json;
 
-use crate::reconnect::Between;
-
 #[derive(Parser)]
 #[command(
     version,
@@ -85,11 +83,8 @@ enum Role {
         /// How the first connection ends
         #[arg(long, value_enum)]
         end: reconnect::End,
-        /// Run by bash between the two, with FIRST (the first server's name) and PORT set
-        #[arg(long, value_name = "COMMAND")]
-        between: Option<String>,
         /// Between the two, tell the first server's name, and wait for a line from standard input
-        #[arg(long, conflicts_with = "between")]
+        #[arg(long)]
         pause: bool,
         /// Before the first ends, have it make a data connection known, as passive FTP does
         #[arg(long)]
@@ -141,9 +136,6 @@ enum Role {
         /// How many
         #[arg(long)]
         connections: u32,
-        /// Real servers among which the mean is taken (default: those that answered)
-        #[arg(long)]
-        servers: Option<u32>,
         /// How long all stay open after the report
         #[arg(long, default_value = "0s", value_parser = duration)]
         hold: Duration,
@@ -369,7 +361,6 @@ fn play(role: Role) -> anyhow::Result<()> {
             handmade,
             link,
             end,
-            between,
             pause,
             passive,
             call_id,
@@ -384,13 +375,8 @@ fn play(role: Role) -> anyhow::Result<()> {
                 handmade: handmade.zip(link),
                 ..reconnect::Client::new(from, to, proto, timeout)
             };
-            let between = match between {
-                Some(command) => Between::Run(command),
-                None if pause => Between::Pause,
-                None => Between::Nothing,
-            };
             client
-                .reconnect(end, between)
+                .reconnect(end, pause)
                 .and_then(|report| net::print_json(&report))
         }
         Role::Flows { over, timeout } => flows::flows(over, timeout),
@@ -406,12 +392,11 @@ fn play(role: Role) -> anyhow::Result<()> {
         Role::Burst {
             clients,
             connections,
-            servers,
             hold,
             pause,
         } => clients.crowd().and_then(|crowd| {
             let hold = (!pause).then_some(hold);
-            load::burst(crowd, connections, servers, hold)
+            load::burst(crowd, connections, hold)
         }),
         Role::Storm {
             clients,

@@ -7,8 +7,6 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::os::fd::AsFd as _;
-use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,16 +46,6 @@ pub enum End {
     DamagedSyn,
     /// The same without a SYN: who pauses this client may have one sent from elsewhere
     Live,
-}
-
-/// What happens between the two connections.
-#[derive(Debug)]
-pub enum Between {
-    Nothing,
-    /// bash runs this.
-    Run(String),
-    /// Whoever reads the report is told the first server's name, and says when to go on.
-    Pause,
 }
 
 /// What is left of the first connection.
@@ -144,12 +132,12 @@ impl Client {
         }
     }
 
-    pub fn reconnect(&self, end: End, between: Between) -> anyhow::Result<Report> {
+    /// Both connections. With `paused` whoever reads the report is told the first server's name
+    /// between the two, and says when to go on.
+    pub fn reconnect(&self, end: End, paused: bool) -> anyhow::Result<Report> {
         let first = self.close(self.open(end)?, end)?;
-        match between {
-            Between::Nothing => {}
-            Between::Run(command) => self.run(&command, first.server())?,
-            Between::Pause => pause(first.server())?,
+        if paused {
+            pause(first.server())?;
         }
         self.second(first)
     }
@@ -441,23 +429,6 @@ impl Client {
             bare_segments: 0,
         }
     }
-
-    fn run(&self, command: &str, first_server: Option<&str>) -> anyhow::Result<()> {
-        let status = process::Command::new("bash")
-            .args(["-c", command])
-            .env("FIRST", first_server.unwrap_or_default())
-            .env("PORT", self.from.port().to_string())
-            .stdin(process::Stdio::null())
-            // Standard output is the report's.
-            .stdout(io::stderr().as_fd().try_clone_to_owned()?)
-            .status()
-            .context("cannot run bash")?;
-        ensure!(
-            status.success(),
-            "the command between the connections failed ({status}): {command}"
-        );
-        Ok(())
-    }
 }
 
 fn pause(first_server: Option<&str>) -> anyhow::Result<()> {
@@ -681,12 +652,5 @@ mod tests {
             !report.connected && !report.timed_out && report.refused && report.error.is_some(),
             "{report:?}"
         );
-    }
-
-    #[test]
-    fn a_failed_command_between_is_an_error() {
-        let client = client("127.0.0.1:1".parse().unwrap(), Duration::from_secs(1));
-        assert!(client.run("test \"$FIRST\" = rs7", Some("rs7")).is_ok());
-        assert!(client.run("false", None).is_err());
     }
 }

@@ -130,7 +130,7 @@ pub fn storm(mut crowd: Crowd, plan: &Plan) -> anyhow::Result<()> {
         failed: tally.failed,
         over_500_ms: times.count_between(LONG_US, u64::MAX),
         servers: tally.servers.clone(),
-        max_over_mean: max_over_mean(&tally.servers, None),
+        max_over_mean: max_over_mean(&tally.servers),
     })
 }
 

@@ -64,6 +64,11 @@ fn reconnect(server: &Server, args: &[&str]) -> Output {
     harness(&[&["reconnect", "--from", &from, "--to", &to], args].concat())
 }
 
+fn bash(command: &str) {
+    let status = Command::new("bash").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
 fn report(output: &Output) -> Value {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
@@ -216,12 +221,22 @@ fn a_data_connection_is_made_known() {
 fn an_unanswered_datagram_is_counted_and_sent_again() {
     let server = Server::start("rs1", &["udp"]).unwrap();
     let pid = server.process.id();
+    let (from, to) = (client_addr(), server.addr.to_string());
+    let mut client = Command::new(HARNESS)
+        .args(["reconnect", "--from", &from, "--to", &to, "--proto", "udp"])
+        .args(["--end", "hold", "--pause"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), r#"{"first":"rs1"}"#);
     // The server sleeps over the first datagram of the second flow, and answers it late.
-    let between = format!("kill -STOP {pid}; (sleep 1.5; kill -CONT {pid}) >&- 2>&- &");
-    let report = report(&reconnect(
-        &server,
-        &["--proto", "udp", "--end", "hold", "--between", &between],
-    ));
+    bash(&format!("kill -STOP {pid}"));
+    writeln!(client.stdin.take().unwrap()).unwrap();
+    bash(&format!("sleep 1.5; kill -CONT {pid}"));
+    let report: Value = serde_json::from_str(&said.next().unwrap().unwrap()).unwrap();
+    assert!(client.wait().unwrap().success(), "{report}");
     assert_eq!(report["connected"], true, "{report}");
     assert_eq!(report["syn_retransmits"], 1, "{report}");
 }
@@ -236,17 +251,6 @@ fn sctp_connects_again_after_shutdown_and_abort() {
         let output = reconnect(&server, &["--proto", "sctp", "--end", end]);
         assert_nothing_lost(&report(&output), end);
     }
-}
-
-#[test]
-fn the_command_between_knows_the_flow_and_stays_out_of_the_report() {
-    let server = Server::start("rs1", &["tcp"]).unwrap();
-    let output = reconnect(
-        &server,
-        &["--end", "fin", "--between", "echo \"$FIRST at $PORT\""],
-    );
-    assert_nothing_lost(&report(&output), "fin");
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("rs1 at 200"));
 }
 
 #[test]
@@ -410,15 +414,13 @@ fn a_burst_holds_all_of_its_connections_at_once() {
         "22000-23999",
         "--connections",
         "2000",
-        "--servers",
-        "4",
         "--end",
         "client-rst",
     ]);
     let report = report(&output);
     assert_eq!(report["connections"], 2000, "{report}");
     assert_eq!(report["servers"]["rs1"], 2000, "{report}");
-    assert_eq!(report["max_over_mean"], 4.0, "{report}");
+    assert_eq!(report["max_over_mean"], 1.0, "{report}");
 }
 
 #[test]
