@@ -14,11 +14,7 @@
 # What holds by chance only is held to four standard deviations of the count, where nothing
 # else is said: one check in 15,000 fails for no other reason.
 #
-# MODULE:      ip_vs_reuse.ko; ip_vs_rs_rr.ko is looked for beside it
-# P2C_RESULTS: a file to write, lines of
-#                rollout SCHEDULER SECOND NEW_SERVERS_CONNECTIONS ALL_CONNECTIONS
-#                spread  SCHEDULER CONNECTIONS SERVERS FULLEST
-#              separated by tabs
+# MODULE: ip_vs_reuse.ko; ip_vs_rs_rr.ko is looked for beside it
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib.sh
@@ -834,20 +830,6 @@ spread_is_even()
 	((fullest[p2c] <= most)) || fault "more than two choices explain"
 }
 
-write_results()
-{
-	local scheduler second n
-
-	for scheduler in p2c wlc twos rr; do
-		n=0
-		for second in ${rollout[$scheduler]:-}; do
-			printf 'rollout\t%s\t%d\t%d\t%d\n' "$scheduler" $((++n)) "${second%/*}" "${second#*/}"
-		done
-		[ -z "${fullest[$scheduler]:-}" ] || printf 'spread\t%s\t%d\t%d\t%d\n' "$scheduler" \
-			$spread_connections $spread_servers "${fullest[$scheduler]}"
-	done
-}
-
 ##############################################################################
 # Ten thousand real servers
 
@@ -1075,5 +1057,4 @@ for name in $checks; do
 		check "$name" "p2c: ${label_of[$name]}"
 	fi
 done
-[ -z "${P2C_RESULTS:-}" ] || write_results >"$P2C_RESULTS"
 ktap_exit

@@ -8,13 +8,11 @@
 # prints a line of JSON for each measurement.
 #
 # The network is in lib.sh, the columns are in bench/lib.sh. 'none' has no rollout.
-#
-# CONCURRENCY: connections under way at any time (32)
 
 # shellcheck source=selftests/bench/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-concurrency=${CONCURRENCY:-32}
+concurrency=32
 cells=0
 
 setup()

@@ -13,13 +13,12 @@
 #
 # The network is in lib.sh, the columns are in bench/lib.sh.
 #
-# CONCURRENCY:   connections under way at any time (32)
 # CONCURRENCIES: besides, for some columns, how it all depends on that ("4 16 64 128")
 
 # shellcheck source=selftests/bench/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-concurrency=${CONCURRENCY:-32}
+concurrency=32
 n_servers=4
 cells=0
 
