@@ -3,16 +3,18 @@
 #
 # usage: clean.sh [--all]
 #
-# Removes what was built from this tree; with --all the whole cache, build root included.
+# Removes what was built from this tree, but not what was measured (build/bench); with --all the whole
+# cache, build root included.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 rm -f "$top/ip_vs_reuse.ko" "$top/ip_vs.ko" "$top/ipvs-watch"
+rm -rf "$top/build/docs" "$top/build/deb"
 [ -d "$cache" ] || exit 0
 if [ "${1:-}" = --all ]; then
 	what=("$cache")
 else
-	what=("$cache"/module-* "$cache"/harness-* "$cache"/kernel-selftests-* "$cache/target" "$cache/log")
+	what=("$cache"/{module,harness,ipvs,kernel-selftests}-* "$cache/target" "$cache/log")
 fi
 "$top/scripts/in-namespace.sh" rm -rf --one-file-system "${what[@]}"

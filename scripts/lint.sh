@@ -11,6 +11,7 @@ if [ "${1:-}" != --inside ]; then
 	KERNEL=7.2 "$top/scripts/module.sh" >/dev/null
 	echo "ok - lint: the module builds for Linux 7.2"
 	release=$("$top/scripts/kernel.sh")
+	lock cargo
 	fresh_target
 	exec "$top/scripts/enter.sh" scripts/lint.sh --inside "$release"
 fi
