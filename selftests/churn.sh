@@ -56,6 +56,7 @@ note_log
 # Traffic, of which nothing is asked but that it goes on
 
 # Services are taken away under it and the table is full: what fails is started again.
+# Connections are held for a moment: at full speed they would leave the changes little time.
 start_traffic()
 {
 	local end to from
@@ -76,7 +77,7 @@ keep_on()
 	trap 'kill $!; exit' TERM
 	while true; do
 		nsenter --net="/run/netns/$client" -- "$harness" storm --from "$1" --to "$2" --end "$3" \
-			--ports $(($4))-$(($4 + 39)) --concurrency 4 --seconds 5 --timeout 2s &
+			--ports $(($4))-$(($4 + 39)) --concurrency 4 --hold 500ms --seconds 5 --timeout 2s &
 		wait $!
 		sleep 0.1
 	done
