@@ -39,9 +39,10 @@ kvm_works() {
 	local answer
 	answer=/cache/kvm-$(cat /proc/sys/kernel/random/boot_id)
 	if [ ! -e "$answer" ]; then
-		if [ -w /dev/kvm ] && timeout 15 qemu-system-x86_64 -accel kvm -cpu host -m 512 \
+		# In braces: nor shall the shell say what killed it.
+		if [ -w /dev/kvm ] && { timeout 15 qemu-system-x86_64 -accel kvm -cpu host -m 512 \
 			-no-reboot -display none -monitor none -serial none \
-			-kernel "$kernel" -append panic=-1 </dev/null >/dev/null 2>&1; then
+			-kernel "$kernel" -append panic=-1 </dev/null >/dev/null; } 2>/dev/null; then
 			echo yes >"$answer"
 		else
 			echo no >"$answer"
