@@ -259,14 +259,26 @@ begin_again()
 
 churn()
 {
-	local end=$((SECONDS + 60 * minutes)) what
+	local start=$SECONDS minute=0 what
 
-	while ((SECONDS < end && ${#faults[@]} == 0)); do
+	while ((SECONDS - start < 60 * minutes && ${#faults[@]} == 0)); do
 		one_of "${actions[@]}"
 		what=$it
 		"$what"
 		times[$what]=$((${times[$what]:-0} + 1))
+		((SECONDS - start >= 60 * (minute + 1))) || continue
+		minute=$((minute + 1))
+		what_happened
+		echo "# minute $minute of $minutes: $outcome"
 	done
+	what_happened
+}
+
+# Sets `outcome` to how often what was done.
+what_happened()
+{
+	local what
+
 	outcome=
 	for what in $(printf '%s\n' "${!times[@]}" | sort); do
 		outcome+="${outcome:+, }$what ${times[$what]}"
