@@ -57,6 +57,7 @@ note_log
 
 # Services are taken away under it and the table is full: what fails is started again.
 # Connections are held for a moment: at full speed they would leave the changes little time.
+if ((slow > 1)); then concurrency=1 hold=2s; else concurrency=4 hold=500ms; fi
 start_traffic()
 {
 	local end to from
@@ -77,7 +78,7 @@ keep_on()
 	trap 'kill $!; exit' TERM
 	while true; do
 		nsenter --net="/run/netns/$client" -- "$harness" storm --from "$1" --to "$2" --end "$3" \
-			--ports $(($4))-$(($4 + 39)) --concurrency 4 --hold 500ms --seconds 5 --timeout 2s &
+			--ports $(($4))-$(($4 + 39)) --concurrency $concurrency --hold $hold --seconds 5 --timeout 2s &
 		wait $!
 		sleep 0.1
 	done
