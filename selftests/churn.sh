@@ -241,9 +241,10 @@ ipvs_goes()
 	[ ! -e /sys/module/ip_vs ]
 }
 
+# What other tests have left is in its way, too.
 conntrack_goes()
 {
-	modprobe -r nft_ct nf_conntrack_netlink nf_conntrack 2>/dev/null
+	modprobe -r nft_ct nft_masq nft_chain_nat nf_nat nf_conntrack_netlink nf_conntrack 2>/dev/null
 	[ ! -e /sys/module/nf_conntrack ]
 }
 

@@ -25,6 +25,8 @@
 reopenings=${REOPENINGS:-1000000}
 ends="server-rst client-rst fin"
 concurrency=32
+# On a slow kernel an entry would have expired before the turn comes to its port again.
+((slow == 1)) || concurrency=2
 ports=$((5 * concurrency))
 
 cleanup()
