@@ -12,8 +12,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help
 help:
-	@echo 'make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute;'
-	@echo '                the first time about seven, to build the machine)'
+	@echo 'make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute'
+	@echo '                and a half; the first time about seven more, to build the machine)'
 	@echo 'make test       everything that must hold, on the host and in the same machine'
 	@echo 'make test-long  likewise, with those of the kernel'\''s own tests that take long (hours)'
 	@echo 'make test-debug the same machine with a kernel that watches itself; memory that cannot be had'

@@ -270,7 +270,7 @@ enum Role {
         #[arg(long, default_value = "5ms", value_parser = duration)]
         every: Duration,
     },
-    /// Print the results of conn_reuse.sh (its RESULTS file) as a table
+    /// Print the results of the cases (their RESULTS file) as a table
     Table {
         file: PathBuf,
         #[arg(long, default_value = "A client reuses its port")]
