@@ -244,7 +244,7 @@ enum Role {
         #[arg(long)]
         reset: bool,
     },
-    /// Send SYNs as fast as they go, from each port in turn, and report how many as JSON
+    /// Send SYNs as fast as they go, from each port in turn, and report as JSON how many
     Flood {
         /// The interface to send by, and the Ethernet address of the director behind it
         #[arg(long, value_name = "NAME=MAC", value_parser = link)]
@@ -258,6 +258,9 @@ enum Role {
         /// For how long
         #[arg(long, value_parser = duration)]
         time: Duration,
+        /// Before each SYN, a FIN of the flow that is to be reopened
+        #[arg(long)]
+        reopen: bool,
     },
     /// Ask over UDP from one socket, tell the first server's name, and go on until a line comes from
     /// standard input; report as JSON what was answered, and by whom
@@ -488,9 +491,10 @@ fn play(role: Role) -> anyhow::Result<()> {
             to,
             ports,
             time,
+            reopen,
         } => net::Link::new(&name, mac)
             .with_context(|| format!("cannot send by {name}"))
-            .and_then(|link| stray::flood(&link, from, to, ports, time)),
+            .and_then(|link| stray::flood(&link, from, to, ports, time, reopen)),
         Role::Questions { from, to, every } => questions::ask(from, to, every),
         Role::Table { file, title } => table::print(&file, &title),
         Role::Console => console(),

@@ -37,13 +37,15 @@ struct Flood {
 }
 
 /// Sends SYNs for so long, as fast as they go: from each port in turn, each with another sequence
-/// number. Takes `CAP_NET_RAW`, and not the address.
+/// number. With `reopen`, each comes behind a FIN, which for the director ends the port's last flow.
+/// Takes `CAP_NET_RAW`, and not the address.
 pub fn flood(
     link: &Link,
     from: IpAddr,
     to: SocketAddr,
     ports: RangeInclusive<u16>,
     time: Duration,
+    reopen: bool,
 ) -> anyhow::Result<()> {
     let mut sequence = Rand32::new(0x5eed);
     let start = Instant::now();
@@ -53,8 +55,11 @@ pub fn flood(
             break;
         }
         let from = SocketAddr::new(from, port);
-        let segment = wire::tcp(from, to, wire::SYN, sequence.rand_u32(), 0, &[]);
-        link.send(&wire::ip(from.ip(), to.ip(), wire::TCP, &segment))?;
+        let end = reopen.then_some(wire::FIN | wire::ACK);
+        for flags in end.into_iter().chain([wire::SYN]) {
+            let segment = wire::tcp(from, to, flags, sequence.rand_u32(), 0, &[]);
+            link.send(&wire::ip(from.ip(), to.ip(), wire::TCP, &segment))?;
+        }
         sent += 1;
     }
     net::print_json(&Flood {
