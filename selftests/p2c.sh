@@ -702,7 +702,6 @@ switch_loses_nothing()
 		add element ip services moved { ${moved%:*} }
 	END
 	under_switches quiet "$quiet" moved "$moved"
-	# The last second of the load asks the switched service again.
 	nft delete element ip services moved "{ ${moved%:*} }"
 	read_switched quiet
 	none_failed quiet
@@ -710,7 +709,11 @@ switch_loses_nothing()
 	none_failed moved
 	((late[moved] == 0)) || fault "${late[moved]} lost their first packet"
 	outcome="without ICMP $(lost quiet), by a mark $(lost moved)"
-	look "$moved" 1
+	# Who comes now asks the service that was switched.
+	start_load back "$moved" --rate 100 --seconds 1
+	read_load back
+	none_failed back
+	look "$moved" 4
 	((inactive + active > 0)) || fault "nobody came back to the service that was switched"
 }
 
