@@ -17,7 +17,7 @@
 # shellcheck source=selftests/reuse.sh
 . "$(dirname "$0")/reuse.sh"
 
-need_tools iptables iptables-restore socat
+need_tools chrt iptables iptables-restore socat taskset
 need_modules nf_conntrack_ftp nf_flow_table_inet nfnetlink_cttimeout nft_connlimit nft_flow_offload \
 	nft_limit nft_masq nft_nat nft_synproxy xt_CT xt_mark
 
@@ -25,6 +25,8 @@ nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
 dns=10.9.0.2:53
 dns6='[fd00:9::2]:53'
+
+on_one_processor=(taskset --cpu-list 0)
 
 cases="zone_ipv6 zone_original zone_original_ipv6 zone_of_interface zone_of_mark
 	zone_since zone_beside zone_outlives
@@ -64,6 +66,7 @@ setup()
 	make_services
 	start_traffic --proto tcp --proto udp --listen 0.0.0.0:80 --listen '[::]:80' \
 		--listen={0.0.0.0,'[::]'}:800{1..4}
+	start_console resolver "${on_one_processor[@]}" chrt --fifo 1 nsenter --net="/run/netns/$client" --
 }
 
 # rules: the case's table, from standard input, in place of what it was.
@@ -1080,6 +1083,10 @@ sctp_still_open_and_drained()
 # IPVS has not yet got round to the server's entries, is lost on the stock kernel. An answer on
 # its way at that moment is lost on every kernel (and is a new flow for conntrack, which would
 # be in the way if the server came back): what counts is what leaves for the servers.
+#
+# A question between the module's hook and IPVS's is lost with the module, too (see README's
+# limits). Here who asks and who deletes share a processor, so that nothing comes between the two;
+# and who asks goes first, so that its next question comes before IPVS gets round to the entries.
 
 udp_questions() { asked_on "$dns" 10.0.0.2; }
 udp_questions_ipv6() { asked_on "$dns6" '[fd00:0::2]'; }
@@ -1087,7 +1094,7 @@ udp_questions_ipv6() { asked_on "$dns6" '[fd00:0::2]'; }
 # asked_on SERVICE CLIENT: the server that has the questions is deleted, again and again.
 asked_on()
 {
-	local console=client line at gone='' questions lost
+	local console=resolver line at gone='' questions lost
 
 	port=$((port + 1))
 	nft -f - <<-END
@@ -1104,7 +1111,7 @@ asked_on()
 	[[ $line = *first* ]] || fault "no answer: $line"
 	for _ in {1..7}; do
 		busywait 5000 entry_leaves "$at" || fault "the questions still go to $at"
-		ipvsadm -d -u "$1" -r "$at"
+		"${on_one_processor[@]}" ipvsadm -d -u "$1" -r "$at"
 		gone+="-a -u $1 -r $at -m"$'\n'
 	done
 	busywait 5000 entry_leaves "$at" || fault "the questions still go to $at"
@@ -1120,7 +1127,8 @@ asked_on()
 	if [ "$half" = stock ]; then
 		((lost > 0)) || fault "no question was lost"
 	else
-		((lost == 0)) || fault "$lost of $questions questions were lost"
+		count_since '*'
+		((lost == 0)) || fault "$lost of $questions questions were lost: $counted"
 	fi
 	[ "$half" = module ] || return 0
 	count_evictions
