@@ -18,10 +18,11 @@ use kernel::{
     types::Opaque,
 };
 
-/// Waits for a grace period: until all read sides that have begun are over. May sleep.
+/// Waits for a grace period: until all read sides that have begun are over. May sleep; not to be
+/// called under a [`Guard`], whose read side it would end where RCU is not preemptible.
 pub fn synchronize_rcu() {
-    // SAFETY: No condition but a context that may sleep and is no read side, as said above; what
-    // is neither deadlocks or warns, and breaks no memory (`kernel/rcu/tree.c`).
+    // SAFETY: In a context that may sleep, outside of read sides (`kernel/rcu/tree.c`): the callers
+    // are init, exit, changes and drops, which hold no guard there. No type sees to that.
     unsafe { bindings::synchronize_rcu() };
 }
 
@@ -80,7 +81,8 @@ impl<T: Send + Sync> RcuBox<T> {
     }
 
     /// Waits until the values of all boxes that have been dropped are, but not those of boxes
-    /// that were values in them. May sleep, for a grace period and more.
+    /// that were values in them. May sleep, for a grace period and more; no more under a guard than
+    /// [`synchronize_rcu`].
     pub fn barrier() {
         // SAFETY: As for `synchronize_rcu()`.
         unsafe { bindings::rcu_barrier() };
