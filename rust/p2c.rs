@@ -14,7 +14,7 @@
 //! who may be chosen is asked of the servers themselves, so that even an old table sends nothing
 //! to a server that is drained, deleted or overloaded.
 
-use crate::base::{random, Published, RcuBox};
+use crate::base::{random, rcu_barrier, Published, RcuBox};
 use crate::ipvs::{Destination, HeldDestination, Scheduler, Service};
 use crate::net::Packet;
 use crate::sampler::{self, Column, Load, Table};
@@ -200,7 +200,7 @@ impl State {
             WAITING.fetch_add(size, Relaxed);
         }
         if WAITING.load(Relaxed) > WAITING_MAX {
-            RcuBox::<Servers>::barrier();
+            rcu_barrier();
         }
         Ok(())
     }

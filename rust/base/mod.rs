@@ -5,7 +5,7 @@
 
 mod rcu;
 
-pub use self::rcu::{synchronize_rcu, Published, RcuBox};
+pub use self::rcu::{rcu_barrier, synchronize_rcu, Published, RcuBox, Retired};
 
 use crate::bindings;
 

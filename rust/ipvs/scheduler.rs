@@ -3,7 +3,7 @@
 //! Schedulers: which real server gets a new connection.
 
 use super::{Destination, Service};
-use crate::base::{synchronize_rcu, RcuBox};
+use crate::base::{rcu_barrier, synchronize_rcu, RcuBox, Retired};
 use crate::bindings;
 use crate::net::Packet;
 use core::marker::PhantomData;
@@ -111,7 +111,7 @@ impl<T: Scheduler> Adapter<T> {
         let (service, data) = unsafe {
             (
                 Service::from_raw(svc),
-                RcuBox::<T::Data>::from_raw((*svc).sched_data.cast()),
+                Retired::<T::Data>::from_raw((*svc).sched_data.cast()),
             )
         };
         if T::HAS_DONE_SERVICE {
@@ -260,6 +260,6 @@ impl<T: Scheduler> PinnedDrop for SchedulerRegistration<T> {
         // and waits for nothing), and who lists services at the name,
         synchronize_rcu();
         // and the data of services that are gone may wait for their grace period.
-        RcuBox::<T::Data>::barrier();
+        rcu_barrier();
     }
 }
