@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/overflow.h>
 #include <linux/percpu.h>
 #include <linux/seq_file_net.h>
 #include <net/net_namespace.h>
@@ -25,7 +26,7 @@ struct net *ip_vs_reuse_seq_file_single_net(struct seq_file *seq)
 
 unsigned long __percpu *ip_vs_reuse_alloc_counters(size_t count)
 {
-	return __alloc_percpu(count * sizeof(unsigned long), __alignof__(unsigned long));
+	return __alloc_percpu(array_size(count, sizeof(unsigned long)), __alignof__(unsigned long));
 }
 
 void ip_vs_reuse_this_cpu_inc(unsigned long __percpu *counter)
