@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happened to the packets that opened a flow and matched an old entry, in one namespace:
-//! `/proc/net/ip_vs_reuse`, one `name value` a line; and, for all namespaces together, how often
-//! `p2c` had to keep an old table.
+//! Counts, in one network namespace, what became of the packets that opened a flow and came with
+//! the conntrack and the IPVS entry of an older one: `/proc/net/ip_vs_reuse`, one `name value` a
+//! line. And, for all namespaces together, how often `p2c` had to keep an old table.
 
 use crate::net::PerCpuCounters;
 use crate::p2c;
-use crate::policy::{Kept, Opener, Reason};
+use crate::policy::{FirstPacket, Left, Reason};
 use kernel::{prelude::*, seq_file::SeqFile, seq_print};
 
 macro_rules! counters {
@@ -27,62 +27,76 @@ macro_rules! counters {
 }
 
 counters! {
-    /// A packet opened a flow and matched an old entry. The sum of all the others.
+    /// A packet opened a flow, carried a confirmed conntrack, and matched an old entry. The sum of
+    /// all the others.
     Matched = c"matched",
-    /// TCP: a conntrack was evicted, the old flow had ended.
-    EvictedTcpClosed = c"evicted_tcp_closed",
-    /// TCP: evicted, the real server had weight 0.
-    EvictedTcpDrained = c"evicted_tcp_drained",
-    /// TCP: evicted, the real server had left the service.
-    EvictedTcpGone = c"evicted_tcp_gone",
-    /// SCTP: evicted, the old association had ended.
-    EvictedSctpClosed = c"evicted_sctp_closed",
-    /// SCTP: evicted, the real server had weight 0.
-    EvictedSctpDrained = c"evicted_sctp_drained",
-    /// SCTP: evicted, the real server had left the service.
-    EvictedSctpGone = c"evicted_sctp_gone",
-    /// UDP: evicted, the real server had left the service.
-    EvictedUdpGone = c"evicted_udp_gone",
-    /// Left alone: IPVS goes on with the old flow.
+    /// TCP: replayed, the old flow had ended.
+    ReplayedTcpClosed = c"replayed_tcp_closed",
+    /// TCP: replayed, the real server had weight 0.
+    ReplayedTcpDrained = c"replayed_tcp_drained",
+    /// TCP: replayed, the real server had left the service.
+    ReplayedTcpGone = c"replayed_tcp_gone",
+    /// SCTP: replayed, the old association had ended.
+    ReplayedSctpClosed = c"replayed_sctp_closed",
+    /// SCTP: replayed, the real server had weight 0.
+    ReplayedSctpDrained = c"replayed_sctp_drained",
+    /// SCTP: replayed, the real server had left the service.
+    ReplayedSctpGone = c"replayed_sctp_gone",
+    /// UDP: replayed, the real server had left the service.
+    ReplayedUdpGone = c"replayed_udp_gone",
+    /// Left to IPVS, which goes on with the old flow.
     LeftInUse = c"left_in_use",
-    /// Left alone: other entries depend on this one.
+    /// Left to IPVS: other entries depend on this one.
     LeftControlling = c"left_controlling",
-    /// Left alone: IPVS drops the packet, its server is gone and `expire_nodest_conn` is 0.
+    /// Left to IPVS, which drops it: its server is gone and `expire_nodest_conn` is 0.
     LeftUnavailable = c"left_unavailable",
-    /// Left alone: the packet is damaged.
-    LeftBadChecksum = c"left_bad_checksum",
-    /// Left alone: there is no conntrack to evict.
-    LeftNoConntrack = c"left_no_conntrack",
-    /// Left alone: the packet goes against its conntrack's direction.
-    LeftReply = c"left_reply",
-    /// Left alone: the conntrack was announced by another (FTP data).
-    LeftExpected = c"left_expected",
-    /// Left alone: the conntrack was going away by itself.
+    /// Left to IPVS, which never kills this entry's conntrack.
+    LeftUntracked = c"left_untracked",
+    /// Left to IPVS: NAT has changed the packet.
+    LeftTranslated = c"left_translated",
+    /// Left to IPVS: SYNPROXY's own SYN.
+    LeftSynproxy = c"left_synproxy",
+    /// Left to IPVS: it came over the loopback device.
+    LeftLoopback = c"left_loopback",
+    /// Left to IPVS: it has options that a router writes to.
+    LeftOptions = c"left_options",
+    /// Left to IPVS: an IPv6 packet that is larger than the fragments it was made from.
+    LeftFragments = c"left_fragments",
+    /// Left to IPVS: it came through a VRF, and its conntrack is in a zone.
+    LeftVrfZone = c"left_vrf_zone",
+    /// Left to IPVS: a rule has changed its mark on output.
+    LeftMarked = c"left_marked",
+    /// Left to IPVS: it is being replayed on output already.
+    LeftNested = c"left_nested",
+    /// Left to IPVS: somebody else was killing the conntrack.
     LeftDying = c"left_dying",
+    /// The conntrack was killed, but the receive queue was full: the packet is lost.
+    DroppedBacklog = c"dropped_backlog",
 }
 
 impl Event {
-    /// The event that a conntrack was evicted for the sake of this packet.
-    pub fn evicted(opener: Opener, reason: Reason) -> Self {
-        match (opener, reason) {
-            (Opener::TcpSyn, Reason::Closed) => Event::EvictedTcpClosed,
-            (Opener::TcpSyn, Reason::Drained) => Event::EvictedTcpDrained,
-            (Opener::TcpSyn, Reason::Gone) => Event::EvictedTcpGone,
-            (Opener::SctpInit, Reason::Closed) => Event::EvictedSctpClosed,
-            (Opener::SctpInit, Reason::Drained) => Event::EvictedSctpDrained,
-            (Opener::SctpInit, Reason::Gone) => Event::EvictedSctpGone,
+    /// The event that a packet was replayed.
+    pub fn replayed(packet: FirstPacket, reason: Reason) -> Self {
+        match (packet, reason) {
+            (FirstPacket::TcpSyn, Reason::Closed) => Event::ReplayedTcpClosed,
+            (FirstPacket::TcpSyn, Reason::Drained) => Event::ReplayedTcpDrained,
+            (FirstPacket::TcpSyn, Reason::Gone) => Event::ReplayedTcpGone,
+            (FirstPacket::SctpInit, Reason::Closed) => Event::ReplayedSctpClosed,
+            (FirstPacket::SctpInit, Reason::Drained) => Event::ReplayedSctpDrained,
+            (FirstPacket::SctpInit, Reason::Gone) => Event::ReplayedSctpGone,
             // A datagram is never `is_new_conn()`: its server's absence is the only reason.
-            (Opener::UdpDatagram, _) => Event::EvictedUdpGone,
+            (FirstPacket::UdpDatagram, _) => Event::ReplayedUdpGone,
         }
     }
 }
 
-impl From<Kept> for Event {
-    fn from(kept: Kept) -> Self {
-        match kept {
-            Kept::InUse => Event::LeftInUse,
-            Kept::Controlling => Event::LeftControlling,
-            Kept::Unavailable => Event::LeftUnavailable,
+impl From<Left> for Event {
+    fn from(left: Left) -> Self {
+        match left {
+            Left::InUse => Event::LeftInUse,
+            Left::Controlling => Event::LeftControlling,
+            Left::Unavailable => Event::LeftUnavailable,
+            Left::Untracked => Event::LeftUntracked,
         }
     }
 }

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What IPVS has in Rust.
+//! IPVS in Rust: no lost first packet when a client reuses its port, and a scheduler.
 //!
-//! - [`p2c`] is a scheduler; [`sampler`] is its arithmetic.
-//! - [`entrance`] is where packets come from that reopen a flow.
-//! - [`evict`] takes away the stale conntracks for which IPVS would drop them; it has [`counters`].
+//! - [`flows`] is where packets come from that reopen a flow.
+//! - [`replay`] replays those that IPVS would drop; it has [`counters`].
 //! - [`policy`] is the decision.
+//! - [`p2c`] is a scheduler; [`sampler`] is its arithmetic.
 //!
 //! Below them are the abstractions over C, and nothing above those is unsafe:
 //!
 //! - [`base`], RCU and random numbers
 //! - [`ipvs`]
 //! - [`net`], namespaces and packets
-//! - [`netfilter`], with conntrack
+//! - [`netfilter`], hooks, and packets with their conntracks
 //! - [`trace`], the tracepoints
 
 pub mod base;
 pub mod bindings;
 pub mod counters;
-#[cfg_attr(not(IP_VS_FLOW_OPS), path = "stock.rs")]
-pub mod entrance;
-pub mod evict;
+#[cfg_attr(not(IP_VS_FLOW_OPS), path = "hooks.rs")]
+pub mod flows;
 pub mod ipvs;
 pub mod net;
 pub mod netfilter;
 pub mod p2c;
 pub mod policy;
+pub mod replay;
 pub mod sampler;
 pub mod trace;
 
@@ -46,16 +46,16 @@ pub struct Reuse {
     #[pin]
     p2c: ipvs::SchedulerRegistration<p2c::P2c>,
     #[pin]
-    entrance: entrance::Entrance,
+    flows: flows::Source,
     #[pin]
-    evict: net::Registration<evict::Evict>,
+    replay: net::Registration<replay::Replay>,
 }
 
 impl kernel::InPlaceModule for Reuse {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            evict <- net::Registration::new(),
-            entrance <- entrance::open(),
+            replay <- net::Registration::new(),
+            flows <- flows::register(),
             // Last: from here on services may use it.
             p2c <- ipvs::SchedulerRegistration::new(module),
         })

@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a packet that opens a flow meets an IPVS entry that IPVS is about to give up.
+//! Decides whether a packet that opens a flow, and that IPVS is about to drop for its old
+//! conntrack, is to be replayed.
 //!
 //! This is the decision of `ip_vs_in_hook()`
 //! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) for a packet
-//! that arrives with a *confirmed* conntrack: exactly where that function schedules the flow
-//! again, and drops the packet because its conntrack cannot follow, [`decide`] says
-//! [`Verdict::Evict`]. It never changes which flows are scheduled again.
+//! that carries a *confirmed* conntrack and matches a connection entry. Where that function drops
+//! the packet because its conntrack cannot be redirected to another real server, [`decide`]
+//! returns the reason for which IPVS gives the entry up. It never changes which flows are
+//! rescheduled.
 //!
-//! Pure functions of plain values: any context, and the same code is tested on the host
-//! against a table of every combination of its inputs (`selftests/host`).
+//! Pure functions of plain values: any context. `selftests/host` compares them with the C
+//! statements for every combination of their inputs.
 
-/// The protocol of a packet that opens a flow.
+/// A packet that may be the first of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opener {
+pub enum FirstPacket {
     /// A TCP segment with SYN and without ACK, RST or FIN.
     TcpSyn,
     /// An SCTP packet whose first chunk is INIT.
     SctpInit,
-    /// A UDP datagram. Every one may open a flow.
+    /// Any UDP datagram.
     UdpDatagram,
 }
 
-/// How far the flow of an IPVS entry has come.
+/// How far the flow of a connection entry has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// TCP `TIME_WAIT` or `CLOSE`, SCTP `CLOSED`.
@@ -33,7 +35,7 @@ pub enum Phase {
     Open,
 }
 
-/// What IPVS remembers of the flow (`struct ip_vs_conn`).
+/// A connection entry (`struct ip_vs_conn`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The flow's state.
@@ -44,9 +46,11 @@ pub struct Entry {
     pub controlled: bool,
     /// Other entries depend on this one (`n_control`).
     pub controlling: bool,
+    /// IPVS kills the flow's conntrack when the entry expires (`IP_VS_CONN_F_NFCT`).
+    pub tracked: bool,
 }
 
-/// The real server that the flow was sent to (`struct ip_vs_dest`).
+/// The real server of the entry (`struct ip_vs_dest`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Its weight is 0: it finishes what it has and gets nothing new.
@@ -67,9 +71,9 @@ pub struct Settings {
 /// All that the decision depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// What arrived.
-    pub opener: Opener,
-    /// The entry it matches.
+    /// The packet that arrived.
+    pub packet: FirstPacket,
+    /// The entry that it matches.
     pub entry: Entry,
     /// The entry's real server; `None` where IPVS knows none, as on a director that got the entry
     /// by synchronization.
@@ -89,51 +93,61 @@ pub enum Reason {
     Gone,
 }
 
-/// Why the packet stays with the old entry, or is none of our business.
+/// Why the packet is left to IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum Left {
     /// IPVS goes on with the old flow.
     InUse,
-    /// It would be rescheduled if other entries did not depend on it.
+    /// Other entries depend on this one. IPVS keeps it and its conntrack: a forged SYN must not
+    /// kill the conntrack of a live FTP control connection.
     Controlling,
     /// The real server is gone and, without `expire_nodest_conn`, IPVS drops the packet.
     Unavailable,
+    /// IPVS never kills the conntrack of this entry.
+    Untracked,
 }
 
-/// What to do about the packet's conntrack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// IPVS would drop the packet for its stale conntrack: take that away first.
-    Evict(Reason),
-    /// Hands off.
-    Leave(Kept),
-}
-
-/// Decides as `ip_vs_in_hook()` does. Reads nothing but its argument.
+/// Decides as `ip_vs_in_hook()` does for a packet with a confirmed conntrack. `Ok`: IPVS gives the
+/// entry up, would drop the packet, and would later kill its conntrack. Reads nothing but its
+/// argument.
 #[inline]
-pub fn decide(s: &Situation) -> Verdict {
-    // Of a server that it does not know IPVS asks nothing: the flow may have ended all the same.
+pub fn decide(s: &Situation) -> Result<Reason, Left> {
+    let reason = gives_entry_up(s)?;
+
+    if s.entry.controlling {
+        Err(Left::Controlling)
+    } else if !s.entry.tracked {
+        Err(Left::Untracked)
+    } else {
+        Ok(reason)
+    }
+}
+
+/// Why IPVS gives the entry up, and drops a packet that comes with a confirmed conntrack.
+#[inline]
+pub fn gives_entry_up(s: &Situation) -> Result<Reason, Left> {
+    // IPVS asks nothing about a server that it does not know: the flow may have ended all the same.
     let drained = s.server.is_some_and(|server| server.drained);
     let available = s.server.is_none_or(|server| server.available);
-    let mut kept = Kept::InUse;
+    let mut left = Left::InUse;
 
     // Only these are `is_new_conn()`.
-    if matches!(s.opener, Opener::TcpSyn | Opener::SctpInit) {
+    if matches!(s.packet, FirstPacket::TcpSyn | FirstPacket::SctpInit) {
         if s.settings.expire_nodest_conn && drained {
-            return Verdict::Evict(Reason::Drained);
+            return Ok(Reason::Drained);
         }
         if may_be_reused(s) {
             if !s.entry.controlling {
-                return Verdict::Evict(Reason::Closed);
+                return Ok(Reason::Closed);
             }
-            kept = Kept::Controlling;
+            left = Left::Controlling;
         }
     }
 
     match (available, s.settings.expire_nodest_conn) {
-        (true, _) => Verdict::Leave(kept),
-        (false, true) => Verdict::Evict(Reason::Gone),
-        (false, false) => Verdict::Leave(Kept::Unavailable),
+        (true, _) => Err(left),
+        (false, true) => Ok(Reason::Gone),
+        (false, false) => Err(Left::Unavailable),
     }
 }
 

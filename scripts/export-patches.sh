@@ -9,8 +9,8 @@
 # bring up to date.
 #
 # What is different there: a crate's bindings are the kernel crate's (bindings/, which stands in
-# the patch); what only a stock kernel needs (stock.*) is not there; and whatever is not there, or
-# not yet, is not named in ip_vs_reuse.rs, p2c.rs and mod.rs.
+# the patch); what only a stock kernel needs is not there; and whatever is not there, or not yet, is
+# not named in ip_vs_reuse.rs, p2c.rs and mod.rs.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -23,6 +23,9 @@ release=$2 mode=${3:-}
 series=/src/patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
 home=net/netfilter/ipvs/reuse
 
+# Where IPVS lets a module decide, it needs no hooks of its own.
+stock_only=(hooks.rs hooks.c hooks.h netfilter/hooks.rs ipvs/lookup.rs)
+
 # files_of PATCH: the files of rust/ that are there with this patch.
 files_of() {
 	case ${1##*/} in
@@ -31,7 +34,8 @@ files_of() {
 			ipvs/{destination,mod,scheduler,service}.rs ipvs/helpers.{c,h} net/{mod,packet}.rs
 		;;
 	*-ipvs-let-a-module-decide-*)
-		(cd /src/rust && find . -type f ! -name 'stock.*' ! -path './bindings/*' -printf '%P\n')
+		(cd /src/rust && find . -type f ! -path './bindings/*' -printf '%P\n') |
+			grep -vxFf <(printf '%s\n' "${stock_only[@]}")
 		;;
 	esac
 }

@@ -43,7 +43,7 @@ build() {
 }
 
 format_rust() {
-	rustfmt --check --config-path "$kdir/.rustfmt.toml" rust/{ip_vs_reuse,entrance,stock,sampler}.rs selftests/modules/*.rs &&
+	rustfmt --check --config-path "$kdir/.rustfmt.toml" rust/{ip_vs_reuse,flows,hooks,sampler}.rs selftests/modules/*.rs &&
 		cargo fmt --check --manifest-path selftests/Cargo.toml --all
 }
 

@@ -7,7 +7,7 @@
 # the stock kernel, where the fault must show just where it is known to, and then with the
 # module: no first packet may be lost, and the server must be the right one. Three witnesses
 # have to agree: the client (its retransmissions and its time), the module's counters, and
-# ipvs-watch, which sees IPVS drop the packet. Where an IPVS that evicts by itself (patches/)
+# ipvs-watch, which sees IPVS drop the packet. Where an IPVS that replays by itself (patches/)
 # is in place of the stock one, it has to do as well without the module.
 #
 # A script has
@@ -286,7 +286,7 @@ first_packet()
 
 # witness_says EVENT: sets `count` to the number of packets from the last client port that were
 # dropped for a stale conntrack, or whose conntrack was evicted; false without a witness. Like
-# the module's counters, evictions are those of the director that is asked.
+# the module's counters, replayed are those of the director that is asked.
 witness_says()
 {
 	local line netns
@@ -297,7 +297,7 @@ witness_says()
 	count=0
 	netns=$(stat -Lc %i "${proc_net%/net}/ns/net")
 	for line in "${witness[@]}"; do
-		[[ $1 != evict || $line = *"\"netns\":$netns,"* ]] || continue
+		[[ $1 != replay || $line = *"\"netns\":$netns,"* ]] || continue
 		[[ $line != *"\"event\":\"$1\""*":$port\""*'"reason":"'@(closed|drained|gone)'"'* ]] || count=$((count + 1))
 	done
 }
@@ -318,8 +318,8 @@ note_counters()
 	[ "$half" != module ] || mapfile -t counters <"$proc_net/ip_vs_reuse"
 }
 
-# Sets `evictions` to what the module has counted since then, like `evicted_tcp_closed 1`.
-count_evictions() { count_since 'evicted_*'; evictions=$counted; }
+# Sets `replayed` to what the module has counted since then, like `replayed_tcp_closed 1`.
+count_replays() { count_since 'replayed_*'; replayed=$counted; }
 
 # count_since PATTERN: sets `counted` to the counters of such a name that have grown.
 count_since()
@@ -336,23 +336,23 @@ count_since()
 	done
 }
 
-# evicts [KIND [N]]: whether the module has evicted one conntrack, or N, and counted it as KIND;
-# or none.
-evicts()
+# replays [KIND [N]]: whether the module has replayed one packet, or N, and counted it as KIND; or
+# none.
+replays()
 {
-	local expected=${1:+evicted_$1 ${2:-1}}
+	local expected=${1:+replayed_$1 ${2:-1}}
 
 	[ "$half" = module ] || return 0
-	count_evictions
-	[ "$evictions" = "$expected" ] ||
-		fault "evictions: expected ${expected:-none}, counted ${evictions:-none}"
-	witness_says evict || return
+	count_replays
+	[ "$replayed" = "$expected" ] ||
+		fault "replayed: expected ${expected:-none}, counted ${replayed:-none}"
+	witness_says replay || return
 	[ "$count" = "${1:+${2:-1}}" ] || ((count == 0 && $# == 0)) ||
-		fault "ipvs-watch saw $count evictions" "${witness[@]}"
+		fault "ipvs-watch saw $count replays" "${witness[@]}"
 }
 
-# leaves REASON [N]: whether the module has seen the packet (both connections' first packets,
-# where N is 2), and left it alone for that.
+# leaves REASON [N]: whether the module has matched one packet, or N, and left it to IPVS for that
+# reason.
 leaves() { counts "matched ${2:-1}, left_$1 ${2:-1}"; }
 
 # counts COUNTERS: whether the module has counted just this.
@@ -363,7 +363,8 @@ counts()
 	[ "$counted" = "$1" ] || fault "expected ${1:-nothing}; counted ${counted:-nothing}"
 }
 
-# unseen: whether the module has not even looked: no old entry was asked for.
+# unseen: whether the module has counted nothing: no packet came with a confirmed conntrack and
+# matched an entry.
 unseen() { counts ""; }
 
 # try_case: `case`; once more, and said, where an SCTP association was established and then aborted

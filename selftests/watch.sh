@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# ipvs-watch: what it says of each way in which IPVS drops the first packet of a flow, on the
-# stock kernel and with the module; that it says nothing of flows that are well; and how it
-# begins and ends.
+# ipvs-watch: what it reports for each way in which IPVS drops the first packet of a flow, on the
+# stock kernel and with the module; that it reports nothing for flows that lose nothing; and how
+# it starts and ends.
 #
 # The network is in lib.sh. The virtual services 10.9.0.1:80 and [fd00:9::1]:80 are NAT,
 # 10.9.0.4:80 is direct routing.
@@ -70,6 +70,7 @@ setup()
 	END
 	start_servers --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp --proto udp
 	start_console client nsenter --net="/run/netns/$client" --
+	start_console director
 	unheld=$(holds)
 }
 
@@ -80,7 +81,7 @@ settings()
 	sysctl_set ipv4/vs/expire_nodest_conn "$2"
 }
 
-# Of the service given like `-t ADDR:PORT`, the real server that had the first connection.
+# The real server of the first connection; the others act on it in the service `-t ADDR:PORT`.
 server() { echo "10.2.${first#rs}.2:80"; }
 drain() { ipvsadm -e "$@" -r "$(server)" -m -w 0; }
 undrain() { ipvsadm -e "$@" -r "$(server)" -m -w 1; }
@@ -98,16 +99,18 @@ entry_is()
 	[[ ${entries[*]} =~ \ $from\ [0-9A-Fa-f:]+\ 0050\ [0-9A-Fa-f:]+\ [0-9A-F]{4}\ $1\  ]]
 }
 
-# reconnect SERVICE BETWEEN ARGUMENTS...: two connections from one port, and BETWEEN between
-# them. Sets `first`, the server of the first, and `syn_retransmits` of the second.
+# reconnect SERVICE BETWEEN ARGUMENTS...: makes two connections from one port, and calls BETWEEN
+# between them. Sets `first`, the server of the first, and `syn_retransmits` of the second. The
+# client is on the client, or on the director if `client_is` says so.
 first='' syn_retransmits=''
 reconnect()
 {
-	local to=$1 between=$2 addr=10.0.0.2 line
+	local to=$1 between=$2 console=${client_is:-client} addr=10.0.0.2 line
 
 	[[ $to != *]:* ]] || addr='[fd00:0::2]'
-	# A machine that is very busy may fail to make even the first connection, which is no
-	# part of the promise: once more, and said.
+	[ "$console" = client ] || addr=10.2.1.1
+	# On a very busy machine even the first connection may fail, which is not what is tested:
+	# try once more, and say so.
 	for _ in 1 2; do
 		port=$((port + 1))
 		ask "reconnect --pause --from $addr:$port --to $to ${*:3}"
@@ -123,17 +126,17 @@ reconnect()
 	syn_retransmits=${BASH_REMATCH[1]:-}
 }
 
-# ask LINE: sets `line` to what the console answers.
+# ask LINE: sets `line` to what the `console` answers.
 ask()
 {
-	echo "$1" >&"${console_in[client]}"
-	read -r -t 30 line <&"${console_out[client]}" || line="nothing within 30 s"
+	echo "$1" >&"${console_in[$console]}"
+	read -r -t 30 line <&"${console_out[$console]}" || line="nothing within 30 s"
 }
 
 ##############################################################################
 # The watcher
 
-# start_watch ARGUMENTS...: as programs use it.
+# start_watch ARGUMENTS...: starts it with --json, and waits until it is ready.
 watch_pid=
 start_watch()
 {
@@ -145,7 +148,7 @@ start_watch()
 	[ "$line" = '{"event":"ready"}' ] || fault "it said: $line"
 }
 
-# Sets `seen` to what it has seen since this was asked last, and `summary`.
+# Sets `seen` to the events since the last call, and `summary`.
 look()
 {
 	seen=() summary=
@@ -166,7 +169,7 @@ read_to_summary()
 	fault "no summary"
 }
 
-# stop_watch SIGNAL: it is to end at once and well.
+# stop_watch SIGNAL: it must end at once, with status 0.
 stop_watch()
 {
 	local rest
@@ -179,7 +182,7 @@ stop_watch()
 	watch_pid=
 }
 
-# tells LINE: whether it has seen just one thing, LINE, but for the time.
+# tells LINE: whether LINE, apart from the time, is the only event that it has seen.
 tells()
 {
 	local line=${seen[0]:-} when
@@ -208,7 +211,7 @@ line()
 	printf '"server":%s,"ipvs_state":%s,"conntrack_state":%s,"reason":"%s"}' "${fields[@]}" "$8"
 }
 
-# lost yes|no: whether the client saw a loss; where the watcher's word is tested, it must have.
+# lost yes|no: whether the client lost its first packet.
 lost()
 {
 	case $1,$syn_retransmits in
@@ -218,7 +221,7 @@ lost()
 }
 
 ##############################################################################
-# What is dropped, and why. A watcher runs.
+# What is dropped, and why. A watcher is running.
 
 server_rst()
 {
@@ -239,7 +242,7 @@ server_rst_ipv6()
 		CLOSE CLOSE closed)"
 }
 
-# The director sees one direction, and its conntrack no more than SYN_SENT.
+# The director sees one direction only, so its conntrack stays in SYN_SENT.
 dr_half_closed()
 {
 	settings 3 0
@@ -267,7 +270,7 @@ udp_server_deleted()
 	restore -u "$nat"
 	lost yes
 	look
-	# Two seconds make the one of the other.
+	# It is one or the other, depending on whether two seconds have passed.
 	seen=("${seen[@]/'"ASSURED"'/'"SEEN_REPLY"'}")
 	tells "$(line drop UDP 10.0.0.2:"$port" "$nat" "$(server)" UDP SEEN_REPLY gone)"
 }
@@ -293,20 +296,25 @@ server_deleted_entry_stays()
 	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED ESTABLISHED unavailable)"
 }
 
-# Nothing to choose from: the client is told by ICMP, and does not try again.
+# weights N: of both servers.
+weights() { printf -- "-e -t $nat -r 10.2.%d.2:80 -m -w $1\n" 1 2 | ipvsadm -R; }
+
+# There is no server to choose. IPVS answers with ICMP, and the client does not try again.
 nothing_to_choose()
 {
+	local console=client line
+
 	settings 1 0
-	printf -- "-e -t $nat -r 10.2.%d.2:80 -m -w 0\n" 1 2 | ipvsadm -R
+	weights 0
 	port=$((port + 1))
 	ask "reconnect --from 10.0.0.2:$port --to $nat --end fin --timeout 0.5s"
-	printf -- "-e -t $nat -r 10.2.%d.2:80 -m -w 1\n" 1 2 | ipvsadm -R
+	weights 1
 	[[ $line = *"no first connection"* ]] || fault "it was connected: $line"
 	look
 	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" null null NEW not_scheduled)"
 }
 
-# conntrack reopens it by itself; and datagrams on an entry that is well.
+# conntrack reopens a flow after FIN by itself; and datagrams to a server that is available.
 nothing_lost()
 {
 	settings 1 0
@@ -318,21 +326,21 @@ nothing_lost()
 	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
 }
 
-# How often the client tried in vain, only it knows.
+# Only the client knows how often it tried in vain.
 counts()
 {
 	local n=$unavailable
 
 	look
-	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((6 + n)),\"evictions\":0,\"missed\":0,$(
+	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((6 + n)),\"replays\":0,\"missed\":0,$(
 		)\"by_reason\":{\"closed\":3,\"drained\":1,\"gone\":1,\"unavailable\":$n,$(
 		)\"not_scheduled\":1,\"other\":0}}" ] || fault "$summary"
 }
 
 ##############################################################################
-# How it begins and ends
+# How it starts and ends
 
-# refuses STATUS WORDS COMMAND...: whether COMMAND ends so, with one line that has the words.
+# refuses STATUS WORDS COMMAND...: whether COMMAND ends with STATUS, and one line that has WORDS.
 refuses()
 {
 	local said status
@@ -371,7 +379,7 @@ ends_by_itself()
 	local said
 
 	said=$("$watch" --duration 0.2s --summary 2>&1) || fault "status $?"
-	[ "$said" = "0 dropped, 0 evicted" ] || fault "$said"
+	[ "$said" = "0 dropped, 0 replayed" ] || fault "$said"
 	said=$("$watch" --json --duration 1s --summary=300ms 2>&1) || fault "status $?"
 	(($(grep -c '"event":"summary"' <<<"$said") >= 2)) || fault "not every 300 ms: $said"
 }
@@ -396,7 +404,7 @@ ends_by_signals()
 	[[ ${seen[0]} = *'"event":"summary","drops":0'* ]] || fault "no summary at its end"
 }
 
-# The programs hold the modules; those of a watcher that has ended may go a moment later.
+# The BPF programs hold the module; they may go a moment after their watcher has ended.
 leaves_nothing()
 {
 	busywait 5000 is_not_held || fault "ip_vs is still held by watchers before: $(holds), not $unheld"
@@ -429,7 +437,7 @@ one_namespace_only()
 	done
 }
 
-# Rows under a header, and on a terminal the summary below them.
+# Rows under a header, and on a terminal a summary below them.
 table_for_people()
 {
 	local script_pid pair header row rows
@@ -439,12 +447,12 @@ table_for_people()
 	script_pid=$!
 	"$watch" --summary=500ms >"$tmp/plain" &
 	watch_pid=$!
-	busywait 60000 has "0 dropped, 0 evicted" "$tmp/terminal" || fault "no live summary"
-	busywait 60000 has "0 dropped, 0 evicted" "$tmp/plain" || fault "no summary in a file"
+	busywait 60000 has "0 dropped, 0 replayed" "$tmp/terminal" || fault "no live summary"
+	busywait 60000 has "0 dropped, 0 replayed" "$tmp/plain" || fault "no summary in a file"
 	settings 1 0
 	reconnect "$nat" "settled CLOSE" --end server-rst
-	busywait 5000 has "1 dropped (1 closed), 0 evicted" "$tmp/terminal" || fault "$(cat "$tmp/terminal")"
-	busywait 5000 has "1 dropped (1 closed), 0 evicted" "$tmp/plain" || fault "$(cat "$tmp/plain")"
+	busywait 5000 has "1 dropped (1 closed), 0 replayed" "$tmp/terminal" || fault "$(cat "$tmp/terminal")"
+	busywait 5000 has "1 dropped (1 closed), 0 replayed" "$tmp/plain" || fault "$(cat "$tmp/plain")"
 	kill -INT "$watch_pid"
 	wait "$watch_pid" || fault "status $?"
 	watch_pid=
@@ -459,28 +467,33 @@ table_for_people()
 }
 has() { [[ $(<"$2") = *"$1"* ]]; }
 
-# Hundreds of flows reopened from a few ports: all that clients sent again, and nothing else.
+# Hundreds of flows reopened from a few ports: one drop for each SYN that was sent again, and no
+# other.
 under_load()
 {
-	local load line result='' drops
+	start_watch
+	load
+	stop_watch INT
+	outcome="$syn_retransmits drops"
+	[ "$syn_retransmits" != 0 ] || fault "no loss"
+	[[ $summary = *"\"drops\":$syn_retransmits,\"replays\":0,\"missed\":0,"* ]] ||
+		fault "the clients sent $syn_retransmits first packets again" "$summary"
+	[ ${#seen[@]} = "$syn_retransmits" ] || fault "${#seen[@]} lines"
+}
+
+# 350 flows from 150 ports. Sets `syn_retransmits` to the number of SYNs that clients sent again, and
+# looks.
+load()
+{
+	local report
 
 	settings 1 0
-	start_watch
-	exec {load}< <(exec nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 \
-		--to "$nat" --ports 30000-30149 --rate 25 --seconds 14 --hold 0s --end server-rst 2>&1)
-	while read -r -t 30 line <&"$load"; do
-		result=$line
-	done
-	exec {load}<&-
+	report=$(in_ns "$client" "$harness" storm --from 10.0.0.2 --to "$nat" --ports 30000-30149 \
+		--concurrency 25 --warm-up 0 --connections 350 --seconds 60 --hold 0s \
+		--end server-rst 2>&1)
 	look
-	stop_watch INT
-	[[ $result =~ \"syn_retransmits\":([0-9]+) ]] || fault "no report: $result"
-	drops=${BASH_REMATCH[1]:-none}
-	outcome="$drops drops"
-	[ "$drops" != 0 ] || fault "no loss"
-	[[ $summary = *"\"drops\":$drops,"* && $summary = *'"missed":0,'* ]] ||
-		fault "the clients sent $drops first packets again" "$summary"
-	[ ${#seen[@]} = "$drops" ] || fault "${#seen[@]} lines"
+	[[ $report =~ \"syn_retransmits\":([0-9]+) ]] || fault "no report: $report"
+	syn_retransmits=${BASH_REMATCH[1]:-none}
 }
 
 ##############################################################################
@@ -488,8 +501,8 @@ under_load()
 
 insert() { insmod "$MODULE" 2>"$tmp/errors" || fault "insmod: $(cat "$tmp/errors")"; }
 
-# It was loaded after the watcher began.
-sees_evictions_of_a_late_module()
+# The module is loaded after the watcher has started.
+sees_replays_of_a_late_module()
 {
 	start_watch
 	insert
@@ -498,26 +511,77 @@ sees_evictions_of_a_late_module()
 	reconnect "$nat" "settled CLOSE" --end server-rst
 	lost no
 	look
-	tells "$(line evict TCP 10.0.0.2:"$port" "$nat" "$(server)" CLOSE null closed)"
+	tells "$(line replay TCP 10.0.0.2:"$port" "$nat" "$(server)" CLOSE null closed)"
 	stop_watch INT
 }
 
-sees_evictions()
+sees_replays()
 {
 	start_watch
 	settings 1 1
 	reconnect "$nat6" "settled CLOSE" --end server-rst
 	lost no
 	look
-	tells "$(line evict TCP "[fd00::2]:$port" "$nat6" "[fd00:2:${first#rs}::2]:80" CLOSE null closed)"
+	tells "$(line replay TCP "[fd00::2]:$port" "$nat6" "[fd00:2:${first#rs}::2]:80" CLOSE null closed)"
 	reconnect "$nat" "drain -t $nat" --end hold
 	undrain -t "$nat"
 	lost no
 	look
-	tells "$(line evict TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED null drained)"
-	[[ $summary = *'"drops":0,"evictions":2,"missed":0,'* ]] || fault "$summary"
+	tells "$(line replay TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED null drained)"
+	client_is=director reconnect "$nat" "settled CLOSE" --end server-rst
+	lost no
+	look
+	tells "$(line replay TCP 10.2.1.1:"$port" "$nat" "$(server)" CLOSE null closed)"
+	[[ $summary = *'"drops":0,"replays":3,"missed":0,'* ]] || fault "$summary"
 	stop_watch INT
 }
+
+# IPVS drops the replayed packet for want of a server: a drop of its own, for that reason, and not
+# for the conntrack that the packet came with.
+sees_a_replayed_packet_dropped()
+{
+	local both
+
+	start_watch
+	settings 1 1
+	reconnect "$nat" "weights 0" --end hold
+	weights 1
+	look
+	both=("${seen[@]}")
+	[ ${#both[@]} = 2 ] || fault "expected 2 events, seen ${#both[@]}:" "${both[@]}"
+	seen=("${both[0]:-}")
+	tells "$(line replay TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED null drained)"
+	seen=("${both[1]:-}")
+	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" "$(server)" ESTABLISHED NEW not_scheduled)"
+	stop_watch INT
+}
+
+# The module's hook has looked it up, too, and leaves it to IPVS: one event, not two.
+sees_what_is_left_to_ipvs()
+{
+	start_watch
+	server_deleted_entry_stays
+	stop_watch INT
+}
+
+# The counters know how many packets were replayed, and the clients that none was lost.
+replays_under_load()
+{
+	local replays
+
+	replays=$(replayed)
+	start_watch
+	load
+	stop_watch INT
+	replays=$(($(replayed) - replays))
+	outcome="$replays replays"
+	[ "$replays" != 0 ] || fault "nothing was replayed"
+	[ "$syn_retransmits" = 0 ] || fault "the clients sent $syn_retransmits first packets again"
+	[[ $summary = *"\"drops\":0,\"replays\":$replays,\"missed\":0,"* ]] ||
+		fault "the module counted $replays replays" "$summary"
+	[ ${#seen[@]} = "$replays" ] || fault "${#seen[@]} lines"
+}
+replayed() { awk '/^replayed_/ { n += $2 } END { print n + 0 }' /proc/net/ip_vs_reuse; }
 
 holds_the_module()
 {
@@ -541,30 +605,34 @@ declare -A label_of=(
 	[udp_server_deleted]="UDP, server deleted: gone"
 	[server_deleted_entry_stays]="server deleted, expire_nodest_conn=0: unavailable"
 	[nothing_to_choose]="all servers drained: not_scheduled"
-	[nothing_lost]="of flows that lose nothing: nothing"
+	[nothing_lost]="flows that lose nothing: no event"
 	[counts]="a summary counts them all"
 	[ends_by_itself]="--duration ends it, --summary counts"
-	[ends_with_its_reader]="it ends with whoever reads it"
-	[ends_by_signals]="SIGINT and SIGTERM end it well"
-	[leaves_nothing]="killed, it leaves nothing"
-	[one_namespace_only]="--netns by name, process or path shows that one only"
+	[ends_with_its_reader]="it ends when its reader ends"
+	[ends_by_signals]="SIGINT and SIGTERM end it with status 0"
+	[leaves_nothing]="killed, it leaves nothing behind"
+	[one_namespace_only]="--netns by name, process or path: only that namespace"
 	[table_for_people]="a table for people, with a live summary on a terminal"
-	[under_load]="under load: every first packet that was sent again"
-	[sees_evictions_of_a_late_module]="evictions of a module that was loaded later"
-	[sees_evictions]="evictions: no drop, and the flow's addresses, state and reason"
+	[under_load]="under load: a drop for every first packet that was sent again"
+	[sees_replays_of_a_late_module]="replays of a module that was loaded later"
+	[sees_replays]="replays: no drop, and the flow's addresses, state and reason"
+	[sees_a_replayed_packet_dropped]="all servers drained: a replay, then a drop: not_scheduled"
+	[sees_what_is_left_to_ipvs]="a packet that is left to IPVS: unavailable, once"
+	[replays_under_load]="under load: every replayed packet, and no drop"
 	[holds_the_module]="the module stays while it is watched, and goes afterwards"
 )
 watched="server_rst server_rst_ipv6 dr_half_closed drained_while_open udp_server_deleted
 	server_deleted_entry_stays nothing_to_choose nothing_lost counts"
 stock="ends_by_itself ends_with_its_reader ends_by_signals leaves_nothing one_namespace_only
 	table_for_people under_load"
-module="sees_evictions_of_a_late_module sees_evictions holds_the_module"
+module="sees_replays_of_a_late_module sees_replays sees_a_replayed_packet_dropped
+	sees_what_is_left_to_ipvs replays_under_load holds_the_module"
 
 [ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
 # shellcheck disable=SC2086 # lists
 set -- without_ipvs without_rights without_btf wrong_command_line $watched $stock $module
 ktap_plan $#
-# Earlier tests may have left it behind.
+# Earlier tests may have left ip_vs loaded and in use.
 if ! unload_ipvs; then
 	ktap_skip "${label_of[without_ipvs]}" "ip_vs is in use"
 else

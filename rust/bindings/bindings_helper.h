@@ -5,7 +5,6 @@
 
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
-#include <linux/netfilter_ipv6.h>
 #include <linux/proc_fs.h>
 #include <linux/sctp.h>
 #include <linux/skbuff.h>
@@ -14,7 +13,6 @@
 #include <net/net_namespace.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_core.h>
-#include <net/netfilter/nf_conntrack_zones.h>
 
 /* The kernel crate knows struct net by name only before 7.3 */
 const size_t IP_VS_REUSE_OFFSET_OF_NET_IPVS = offsetof(struct net, ipvs);
@@ -22,5 +20,5 @@ const size_t IP_VS_REUSE_OFFSET_OF_NET_IPVS = offsetof(struct net, ipvs);
 #include "../ipvs/helpers.h"
 #include "../net/helpers.h"
 #include "../netfilter/helpers.h"
-#include "../stock.h"
+#include "../hooks.h"
 #include "../trace/trace.h"

@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Deciding about reopened flows in place of IPVS.
+//! Operations by which IPVS lets a module decide about reopened flows.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
-use super::{Conn, Ipvs, Reopened};
+use super::conn::HeldConn;
+use super::Reopened;
 use crate::bindings;
-use crate::net::{Packet, Transport};
-use crate::netfilter::{HookState, Template};
+use crate::net::Transport;
+use crate::netfilter::{HookPacket, Verdict};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use kernel::{error::to_result, prelude::*, types::Opaque};
+use kernel::{error::to_result, ffi::c_uint, prelude::*, types::Opaque};
 
-/// Who decides about reopened flows (`struct ip_vs_flow_ops`).
+/// Decides about reopened flows in place of IPVS (`struct ip_vs_flow_ops`).
 pub trait FlowOps: 'static {
-    /// Does what is to be done so that IPVS can schedule the flow anew, if it is going to: evicts
-    /// the conntrack that the packet would be given. Softirq or process context, RCU read side.
-    fn reopened(flow: &Reopened<'_>);
+    /// Takes the packet, or gives it back so that IPVS goes on as a stock kernel does. The packet
+    /// carries a confirmed conntrack. Softirq or process context, in an RCU read-side critical
+    /// section.
+    fn reopened(flow: Reopened<'_>) -> Result<Verdict<'_>, Reopened<'_>>;
 }
 
 /// The C callbacks of a [`FlowOps`].
@@ -25,48 +27,43 @@ struct Adapter<T: FlowOps>(PhantomData<T>);
 impl<T: FlowOps> Adapter<T> {
     /// # Safety
     ///
-    /// To be called by IPVS only, for the operations of [`FlowOpsRegistration`].
+    /// May be called only by IPVS, for operations of [`FlowOpsRegistration`].
     unsafe extern "C" fn reopened_callback(
-        ipvs: *mut bindings::netns_ipvs,
-        skb: *mut bindings::sk_buff,
-        iph: *mut bindings::ip_vs_iphdr,
         cp: *mut bindings::ip_vs_conn,
-        tmpl: *const bindings::nf_conn,
+        skb: *mut bindings::sk_buff,
+        iph: *const bindings::ip_vs_iphdr,
         state: *const bindings::nf_hook_state,
-    ) {
-        // SAFETY: `ip_vs_may_reopen()` passes what it was given itself or has found, all of it
-        // valid for this call; it holds the entry, and the packet the template. Where IPVS's hook
-        // stands the packet's data starts at its network header. `iph` is its local, with no
-        // pointer to the packet's memory.
-        let (ipvs, packet, conn, template, state, header) = unsafe {
-            (
-                Ipvs::from_raw(ipvs),
-                Packet::from_raw(skb),
-                NonNull::new(cp).map(|cp| Conn::from_raw(cp)),
-                NonNull::new(tmpl.cast_mut()).map(|tmpl| Template::from_raw(tmpl)),
-                HookState::from_raw(state),
-                &*iph,
-            )
+    ) -> c_uint {
+        // SAFETY: `ip_vs_in_hook()` passes a filled header, its own.
+        let iph = unsafe { &*iph };
+        let (Some(cp), Ok(protocol)) = (NonNull::new(cp), iph.protocol.try_into()) else {
+            return bindings::NF_ACCEPT;
         };
-        let (Some(conn), Ok(protocol)) = (conn, header.protocol.try_into()) else {
-            return;
+        let transport = Transport {
+            protocol,
+            offset: iph.len,
         };
-        T::reopened(&Reopened {
-            ipvs,
-            state,
-            packet,
-            transport: Transport {
-                protocol,
-                offset: header.len,
-            },
-            template,
-            conn,
-        });
+        // SAFETY: `ip_vs_in_hook()` passes the packet and the state that it was given itself, and
+        // returns our verdict. It stands where the packet's data starts at its network header.
+        let packet = unsafe { HookPacket::from_raw(skb, state) };
+        // SAFETY: `ip_vs_in_hook()` has found the entry, and lets us have its reference unless we
+        // return `NF_ACCEPT`.
+        let conn = unsafe { HeldConn::from_raw(cp) };
+
+        match T::reopened(Reopened::new(packet, transport, conn)) {
+            Ok(verdict) => verdict.into_raw(),
+            Err(flow) => {
+                // It is the same flow, for there is no other of its lifetime: IPVS has its
+                // reference back.
+                core::mem::forget(flow.conn);
+                bindings::NF_ACCEPT
+            }
+        }
     }
 }
 
-/// A [`FlowOps`] that decides in all namespaces until this is dropped. Then no packet is with it
-/// any more.
+/// Keeps a [`FlowOps`] registered in all namespaces until dropped. Then no packet is in it any
+/// more.
 #[pin_data(PinnedDrop)]
 pub struct FlowOpsRegistration<T: FlowOps> {
     #[pin]
@@ -74,26 +71,25 @@ pub struct FlowOpsRegistration<T: FlowOps> {
     _ops: PhantomData<T>,
 }
 
-// SAFETY: Nothing of a registration can be reached but its end.
+// SAFETY: A registration can only be dropped, and `unregister_ip_vs_flow_ops()` may be called from
+// any thread.
 unsafe impl<T: FlowOps> Send for FlowOpsRegistration<T> {}
-// SAFETY: As above.
+// SAFETY: A shared reference to a registration gives access to nothing.
 unsafe impl<T: FlowOps> Sync for FlowOpsRegistration<T> {}
 
 impl<T: FlowOps> FlowOpsRegistration<T> {
-    /// Lets `T` decide. `EBUSY` where somebody does already.
+    /// Lets `T` decide. `EBUSY` if another module does already.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             ops <- Opaque::try_ffi_init(|place: *mut bindings::ip_vs_flow_ops| {
                 let ops = bindings::ip_vs_flow_ops {
                     reopened: Some(Adapter::<T>::reopened_callback),
                 };
-                // SAFETY: `place` is memory for the operations, pinned, and stays until they are
-                // unregistered in `drop`. `register_ip_vs_flow_ops()` publishes it last, or keeps
-                // nothing of it.
-                unsafe {
-                    place.write(ops);
-                    to_result(bindings::register_ip_vs_flow_ops(place))
-                }
+                // SAFETY: `place` is memory for the operations.
+                unsafe { place.write(ops) };
+                // SAFETY: `place` is pinned, and stays until it is unregistered in `drop`.
+                // `register_ip_vs_flow_ops()` publishes it last, or keeps nothing of it.
+                to_result(unsafe { bindings::register_ip_vs_flow_ops(place) })
             }),
             _ops: PhantomData,
         })
@@ -104,7 +100,7 @@ impl<T: FlowOps> FlowOpsRegistration<T> {
 impl<T: FlowOps> PinnedDrop for FlowOpsRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: They were registered by `new`, or this object would not be. IPVS waits for the
-        // packets that are with them: `unregister_ip_vs_flow_ops()` ends with a grace period.
+        // packets that are in them: `unregister_ip_vs_flow_ops()` ends with a grace period.
         unsafe { bindings::unregister_ip_vs_flow_ops(self.ops.get()) };
     }
 }

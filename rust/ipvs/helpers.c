@@ -13,3 +13,16 @@ void ip_vs_reuse_ip_vs_dest_put_and_free(struct ip_vs_dest *dest)
 {
 	ip_vs_dest_put_and_free(dest);
 }
+
+void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp)
+{
+	__ip_vs_conn_put(cp);
+}
+
+/* The conntrack is gone: the entry's expiry must not kill the next one by its tuple */
+void ip_vs_reuse_ip_vs_conn_forget_conntrack(struct ip_vs_conn *cp)
+{
+	spin_lock_bh(&cp->lock);
+	cp->flags &= ~IP_VS_CONN_F_NFCT;
+	spin_unlock_bh(&cp->lock);
+}

@@ -8,18 +8,18 @@ mod conn;
 mod destination;
 #[cfg(IP_VS_FLOW_OPS)]
 mod flow_ops;
+mod lookup;
 mod reopened;
 mod scheduler;
 mod service;
 mod settings;
-mod stock;
 
 pub use self::conn::Conn;
 pub use self::destination::{Destination, HeldDestination};
 #[cfg(IP_VS_FLOW_OPS)]
 pub use self::flow_ops::{FlowOps, FlowOpsRegistration};
-pub use self::reopened::Reopened;
+pub use self::lookup::Header;
+pub use self::reopened::{Reopened, Severed};
 pub use self::scheduler::{Scheduler, SchedulerRegistration};
 pub use self::service::Service;
 pub use self::settings::Ipvs;
-pub use self::stock::HeldConn;

@@ -1,27 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Flows that are opened a second time.
+//! Flows that a client opens a second time.
 
-use super::{Conn, Ipvs};
-use crate::net::{Packet, Transport};
-use crate::netfilter::{HookState, Template};
+use super::conn::{Conn, HeldConn};
+use crate::net::Transport;
+use crate::netfilter::{HookPacket, Unconnected, Verdict};
 
-/// A packet that may open a flow, one step before conntrack, and the entry of an older flow with
-/// its addresses.
+/// A packet in a hook, and the connection entry of an older flow with its addresses.
 ///
-/// Its headers are sound, it is for or from this machine, and nothing is attached to it but perhaps
-/// a template: both conntrack and IPVS are going to look at it.
+/// It can be given back, so that IPVS goes on with both, or its conntrack can be killed.
 pub struct Reopened<'a> {
-    /// IPVS in the packet's namespace.
-    pub ipvs: &'a Ipvs,
-    /// The packet's circumstances.
-    pub state: &'a HookState,
+    packet: HookPacket<'a>,
+    transport: Transport,
+    pub(super) conn: HeldConn,
+}
+
+impl<'a> Reopened<'a> {
+    #[inline]
+    pub(super) fn new(packet: HookPacket<'a>, transport: Transport, conn: HeldConn) -> Self {
+        Self {
+            packet,
+            transport,
+            conn,
+        }
+    }
+
     /// The packet.
-    pub packet: &'a Packet,
-    /// Its transport header: TCP with SYN alone, an SCTP INIT, or any UDP.
-    pub transport: Transport,
-    /// What a rule of the raw table said about its conntrack to be.
-    pub template: Option<&'a Template>,
+    #[inline]
+    pub fn packet(&self) -> &HookPacket<'a> {
+        &self.packet
+    }
+
+    /// Its transport header.
+    #[inline]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// The entry.
-    pub conn: &'a Conn,
+    #[inline]
+    pub fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
+    /// Gives up the entry for the packet.
+    #[inline]
+    pub fn into_packet(self) -> HookPacket<'a> {
+        self.packet
+    }
+
+    /// Kills the old flow's conntrack, and tells IPVS that it is gone. Gives everything back where
+    /// [`HookPacket::kill_conntrack`] does.
+    pub fn kill_conntrack(self) -> Result<Severed<'a>, Self> {
+        let Self {
+            packet,
+            transport,
+            conn,
+        } = self;
+
+        match packet.kill_conntrack() {
+            Ok(packet) => {
+                conn.forget_conntrack();
+                Ok(Severed { packet, conn })
+            }
+            Err(packet) => Err(Self::new(packet, transport, conn)),
+        }
+    }
+}
+
+/// A [`Reopened`] flow whose conntrack was killed.
+pub struct Severed<'a> {
+    packet: Unconnected<'a>,
+    conn: HeldConn,
+}
+
+impl<'a> Severed<'a> {
+    /// The entry.
+    #[inline]
+    pub fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
+    /// Replays the packet as [`Unconnected::replay`] does.
+    ///
+    /// The reference to the entry goes first: IPVS makes the entry expire when the packet comes
+    /// again, and keeps an entry for a minute that somebody refers to at that moment.
+    #[inline]
+    pub fn replay(self) -> (Verdict<'a>, bool) {
+        drop(self.conn);
+        self.packet.replay()
+    }
 }

@@ -3,13 +3,13 @@
 //! Network namespaces and packets.
 
 mod counters;
+mod family;
 mod namespace;
 mod packet;
-mod stock;
 mod transport;
 
 pub use self::counters::PerCpuCounters;
-pub use self::namespace::{Id, Namespace, PerNamespace, Registration};
+pub use self::family::Family;
+pub use self::namespace::{Id, Namespace, PerNamespace, Registration, StaticId};
 pub use self::packet::Packet;
-pub use self::stock::Family;
 pub use self::transport::Transport;

@@ -43,19 +43,21 @@ impl Namespace {
     }
 }
 
-/// The number under which a [`PerNamespace`] type is found in each namespace. One static each.
-pub struct Id {
+/// The number under which a `T` is found in each namespace. Each [`PerNamespace`] type has one
+/// static of this.
+pub struct Id<T: ?Sized> {
     number: Opaque<c_uint>,
     taken: AtomicFlag,
     /// The type is in place in every namespace.
     in_place: AtomicFlag,
+    _type: PhantomData<fn() -> *const T>,
 }
 
 // SAFETY: `number` is written by the core, before the first callback, in a registration that has
 // `taken` the id; it is read in callbacks, and by others when the type is `in_place`.
-unsafe impl Sync for Id {}
+unsafe impl<T: ?Sized> Sync for Id<T> {}
 
-impl Id {
+impl<T: ?Sized> Id<T> {
     /// Not yet registered.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
@@ -63,7 +65,30 @@ impl Id {
             number: Opaque::zeroed(),
             taken: AtomicFlag::new(false),
             in_place: AtomicFlag::new(false),
+            _type: PhantomData,
         }
+    }
+}
+
+/// A reference to a static [`Id`], for constants: before Rust 1.89 a constant cannot be a reference to
+/// what may change.
+///
+/// # Invariants
+///
+/// The pointer is from a static reference.
+pub struct StaticId<T: ?Sized>(*const Id<T>);
+
+impl<T: ?Sized> StaticId<T> {
+    /// Refers to the static.
+    pub const fn new(id: &'static Id<T>) -> Self {
+        // INVARIANT: It is a static reference.
+        Self(id)
+    }
+
+    #[inline]
+    fn get(self) -> &'static Id<T> {
+        // SAFETY: By the type's invariants.
+        unsafe { &*self.0 }
     }
 }
 
@@ -72,8 +97,8 @@ pub trait PerNamespace: Send + Sync + 'static {
     /// The file in `/proc/net`, readable by all.
     const PROC_NAME: &'static CStr;
 
-    /// The type's static [`Id`].
-    fn id() -> &'static Id;
+    /// The type's static [`Id`]. A constant, so that it is always the same one.
+    const ID: StaticId<Self>;
 
     /// Makes the state of a namespace. May sleep. An error keeps the namespace, or the module
     /// if it is just being loaded, from coming up.
@@ -90,7 +115,7 @@ pub trait PerNamespace: Send + Sync + 'static {
     where
         Self: Sized,
     {
-        if !Self::id().in_place.load(Acquire) {
+        if !Self::ID.get().in_place.load(Acquire) {
             return None;
         }
         // SAFETY: The type is in place in all namespaces, and `packet` is in an RCU read side. When
@@ -127,14 +152,14 @@ impl<T: PerNamespace> Registration<T> {
         }
         try_pin_init!(Self {
             ops <- Opaque::try_ffi_init(|ops: *mut bindings::pernet_operations| {
-                if T::id().taken.xchg(true, Full) {
+                if T::ID.get().taken.xchg(true, Full) {
                     return Err(EBUSY);
                 }
                 let callbacks = bindings::pernet_operations {
                     init: Some(Self::init_callback),
                     pre_exit: Some(Self::pre_exit_callback),
                     exit: Some(Self::exit_callback),
-                    id: T::id().number.get(),
+                    id: T::ID.get().number.get(),
                     size: size_of::<T>(),
                     ..Default::default()
                 };
@@ -146,8 +171,8 @@ impl<T: PerNamespace> Registration<T> {
                     ops.write(callbacks);
                     to_result(bindings::register_pernet_subsys(ops))
                 }
-                .inspect(|()| T::id().in_place.store(true, Release))
-                .inspect_err(|_| T::id().taken.store(false, Release))
+                .inspect(|()| T::ID.get().in_place.store(true, Release))
+                .inspect_err(|_| T::ID.get().taken.store(false, Release))
             }),
             _state: PhantomData,
         })
@@ -162,7 +187,7 @@ impl<T: PerNamespace> Registration<T> {
     unsafe fn slot(net: *mut bindings::net) -> *mut T {
         // SAFETY: By the contract the id is valid in this namespace: `ops_init()` has put the slot
         // there before `init_callback`, and `ops_free_list()` frees it after `exit_callback`.
-        unsafe { bindings::ip_vs_reuse_net_generic(net, *T::id().number.get()).cast() }
+        unsafe { bindings::ip_vs_reuse_net_generic(net, *T::ID.get().number.get()).cast() }
     }
 
     /// # Safety
@@ -246,9 +271,9 @@ impl<T: PerNamespace> Registration<T> {
 #[pinned_drop]
 impl<T: PerNamespace> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
-        T::id().in_place.store(false, Release);
+        T::ID.get().in_place.store(false, Release);
         // SAFETY: It was registered by `new`, or this object would not be.
         unsafe { bindings::unregister_pernet_subsys(self.ops.get()) };
-        T::id().taken.store(false, Release);
+        T::ID.get().taken.store(false, Release);
     }
 }

@@ -33,10 +33,45 @@ impl Packet {
         self.0.get()
     }
 
-    /// The packet's length in bytes, from the network header.
+    /// Copies `N` bytes that start `offset` bytes behind the network header, if they are in the
+    /// packet's linear part, as headers are. No call.
     #[inline]
-    pub fn length(&self) -> u32 {
-        // SAFETY: The packet is valid by the type's invariants, and no other processor has it.
-        unsafe { (*self.as_ptr()).len }
+    pub fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let skb = self.as_ptr();
+        let end = offset.checked_add(N as u32)?;
+        // SAFETY: The packet is valid by the type's invariants; `data_len` is the part of `len`
+        // that is not in one piece (`skb_headlen()`).
+        let (data, linear) = unsafe { ((*skb).data, (*skb).len.wrapping_sub((*skb).data_len)) };
+
+        // SAFETY: `linear` bytes from `data` on are the packet's, and `offset + N` is no more.
+        (end <= linear).then(|| unsafe { data.add(offset as usize).cast::<[u8; N]>().read() })
+    }
+
+    /// Copies `N` bytes wherever they are in the packet.
+    #[inline]
+    pub fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.peek(offset).or_else(|| self.read_from_pages(offset))
+    }
+
+    /// Slow path, for packets whose headers are not in the linear part.
+    #[cold]
+    fn read_from_pages<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let offset = offset.try_into().ok()?;
+        let mut bytes = [0; N];
+        // SAFETY: The packet is valid by the type's invariants, and there is room for `N` bytes;
+        // `skb_copy_bits()` refuses to read behind the packet's end (`net/core/skbuff.c`).
+        let err = unsafe {
+            bindings::skb_copy_bits(self.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as i32)
+        };
+
+        (err == 0).then_some(bytes)
+    }
+
+    /// Whether IPVS has handled this packet already (`ipvs_property`). A load.
+    #[inline]
+    pub fn is_handled_by_ipvs(&self) -> bool {
+        // SAFETY: The packet is valid by the type's invariants, and the hook's alone.
+        let fields = unsafe { (*self.as_ptr()).__bindgen_anon_4.headers.as_ref() };
+        fields.ipvs_property() != 0
     }
 }

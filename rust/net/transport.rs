@@ -2,7 +2,8 @@
 
 //! Transport protocols.
 //!
-//! C header: [`include/uapi/linux/in.h`](srctree/include/uapi/linux/in.h)
+//! C headers: [`include/uapi/linux/in.h`](srctree/include/uapi/linux/in.h),
+//! [`include/net/tcp.h`](srctree/include/net/tcp.h)
 
 use crate::bindings;
 
@@ -22,4 +23,25 @@ impl Transport {
     pub const UDP: u8 = bindings::IPPROTO_UDP as u8;
     /// `IPPROTO_SCTP`
     pub const SCTP: u8 = bindings::IPPROTO_SCTP as u8;
+
+    /// Where in TCP's header its flags are, in bytes.
+    pub const TCP_FLAGS: u32 = 13;
+
+    /// Whether these flags of TCP's are SYN without ACK, RST and FIN.
+    #[inline]
+    pub const fn is_syn(flags: u8) -> bool {
+        const FIN: u8 = 0x01;
+        const SYN: u8 = 0x02;
+        const RST: u8 = 0x04;
+        const ACK: u8 = 0x10;
+
+        flags & (SYN | ACK | RST | FIN) == SYN
+    }
+
+    /// Whether IPv6's next header is an extension header, with another header behind it: hop-by-hop
+    /// options, routing, fragment, authentication, destination options.
+    #[inline]
+    pub const fn is_extension(next_header: u8) -> bool {
+        matches!(next_header, 0 | 43 | 44 | 51 | 60)
+    }
 }

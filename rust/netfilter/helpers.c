@@ -1,54 +1,107 @@
 // SPDX-License-Identifier: GPL-2.0
 
-#include <linux/skbuff.h>
-#include <linux/udp.h>
+#include <linux/ipv6.h>
+#include <linux/netdevice.h>
+#include <linux/netfilter.h>
+#include <linux/percpu.h>
+#include <net/ip.h>
+#include <net/ipv6.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_conntrack_core.h>
+#include <net/netfilter/nf_conntrack_synproxy.h>
 #include <net/netfilter/nf_conntrack_zones.h>
-#include <net/sctp/checksum.h>
+#include <net/sock.h>
 
 #include "helpers.h"
 
-/* Whether conntrack would take the packet's checksum for good, by its own conditions */
-bool ip_vs_reuse_checksum_ok(struct sk_buff *skb, unsigned int dataoff, u8 protocol,
-			     const struct nf_hook_state *state)
-{
-	const struct udphdr *uh;
-	struct udphdr _uh;
-	struct sctphdr *sh;
+/* How many replays on output this processor is in */
+static DEFINE_PER_CPU(unsigned int, ip_vs_reuse_depth);
 
-	if (state->hook != NF_INET_PRE_ROUTING || !state->net->ct.sysctl_checksum)
-		return true;
-	if (protocol == IPPROTO_UDP) {
-		uh = skb_header_pointer(skb, dataoff, sizeof(_uh), &_uh);
-		if (!uh || !uh->check)
-			return uh;
+static void read_passage_out(const struct sk_buff *skb, const struct nf_hook_state *state,
+			     struct ip_vs_reuse_passage *to)
+{
+	const struct sock *sk = skb_to_full_sk(skb) ?: state->sk;
+
+	to->changed_mark = skb->mark != (sk ? READ_ONCE(sk->sk_mark) : 0);
+	to->nested = this_cpu_read(ip_vs_reuse_depth);
+}
+
+static void read_passage_in(const struct sk_buff *skb, const struct nf_hook_state *state,
+			    const struct nf_conn *ct, enum ip_conntrack_dir dir,
+			    struct ip_vs_reuse_passage *to)
+{
+	to->from_loopback = skb->dev->flags & IFF_LOOPBACK;
+	to->zone_of_vrf = netif_is_l3_master(skb->dev) &&
+			  nf_ct_zone_id(nf_ct_zone(ct), dir) != NF_CT_DEFAULT_ZONE_ID;
+	if (state->pf == NFPROTO_IPV4) {
+		to->router_options = ip_hdr(skb)->ihl > 5;
+		return;
 	}
-	if (protocol != IPPROTO_SCTP)
-		return !nf_checksum(skb, state->hook, dataoff, protocol, state->pf);
-	if (skb->ip_summed != CHECKSUM_NONE)
-		return true;
-	if (skb_ensure_writable(skb, dataoff + sizeof(*sh)))
+	to->router_options = ipv6_hdr(skb)->nexthdr == NEXTHDR_HOP;
+	to->exceeds_fragments = IP6CB(skb)->frag_max_size && skb->len > IP6CB(skb)->frag_max_size;
+}
+
+/* Of a packet with a conntrack, at LOCAL_IN or LOCAL_OUT; @to is zeroed */
+void ip_vs_reuse_read_passage(struct sk_buff *skb, const struct nf_hook_state *state,
+			      struct ip_vs_reuse_passage *to)
+{
+	struct nf_conntrack_tuple tuple;
+	enum ip_conntrack_info ctinfo;
+	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	enum ip_conntrack_dir dir = CTINFO2DIR(ctinfo);
+
+	to->translated = !nf_ct_get_tuplepr(skb, skb_network_offset(skb), state->pf, state->net,
+					    &tuple) ||
+			 !nf_ct_tuple_equal(&tuple, &ct->tuplehash[dir].tuple);
+	to->from_synproxy = nfct_synproxy(ct);
+	if (state->hook == NF_INET_LOCAL_OUT)
+		read_passage_out(skb, state, to);
+	else
+		read_passage_in(skb, state, ct, dir, to);
+}
+
+/* At LOCAL_IN: the packet arrives from the receive queue, without what rules have made of it */
+static bool replay_in(struct sk_buff *skb)
+{
+	skb_orphan(skb);
+	skb_dst_drop(skb);
+	skb->mark = 0;
+	return netif_rx(skb) == NET_RX_SUCCESS;
+}
+
+/* At LOCAL_OUT: the packet passes it again. The result is the sender's, as an error. */
+static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	int err;
+
+	local_bh_disable();	/* or another packet would meet this depth */
+	__this_cpu_inc(ip_vs_reuse_depth);
+	if (state->pf == NFPROTO_IPV6)
+		err = ip6_local_out(state->net, state->sk, skb);
+	else
+		err = ip_local_out(state->net, state->sk, skb);
+	__this_cpu_dec(ip_vs_reuse_depth);
+	local_bh_enable();
+
+	return err > 0 ? net_xmit_errno(err) : err;
+}
+
+/*
+ * Lets the packet arrive or be sent again, without its conntrack. Returns false if it is lost;
+ * @verdict says whether it is still the caller's.
+ */
+bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state,
+			unsigned int *verdict)
+{
+	nf_reset_ct(skb);
+	skb_init_secmark(skb);
+	*verdict = NF_STOLEN;
+	if (state->hook != NF_INET_LOCAL_OUT)
+		return replay_in(skb);
+	if (this_cpu_read(ip_vs_reuse_depth)) {
+		*verdict = NF_DROP;
 		return false;
-	sh = (struct sctphdr *)(skb->data + dataoff);
-	if (sh->checksum != sctp_compute_cksum(skb, dataoff))
-		return false;
-	skb->ip_summed = CHECKSUM_UNNECESSARY;	/* so conntrack need not compute it again */
+	}
+	*verdict |= -replay_out(skb, state) << NF_VERDICT_QBITS;	/* for NF_DROP_GETERR() */
 	return true;
-}
-
-const struct nf_conntrack_zone *
-ip_vs_reuse_nf_ct_zone_tmpl(const struct nf_conn *tmpl, const struct sk_buff *skb,
-			    struct nf_conntrack_zone *tmp)
-{
-	return nf_ct_zone_tmpl(tmpl, skb, tmp);
-}
-
-bool ip_vs_reuse_nf_ct_is_dying(const struct nf_conn *ct)
-{
-	return nf_ct_is_dying(ct);
-}
-
-void ip_vs_reuse_nf_ct_put(struct nf_conn *ct)
-{
-	nf_ct_put(ct);
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Netfilter: hooks and connection tracking.
+//! Netfilter: hooks, the packets that they are given, and the conntracks of those.
 
-mod conntrack;
+mod hooks;
+mod packet;
 mod state;
-mod stock;
 
-pub use self::conntrack::{Conntrack, Direction, Template};
+pub use self::hooks::{Hook, HookOps, Hooks};
+pub use self::packet::{HookPacket, Passage, Unconnected, Verdict};
 pub use self::state::HookState;
-pub use self::stock::{attached, Attached, Handler, Hooks, Point, PRIORITY_CONNTRACK};

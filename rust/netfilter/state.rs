@@ -5,16 +5,16 @@
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
 use crate::bindings;
-use crate::net::{Namespace, Packet, Transport};
+use crate::net::{Family, Namespace};
 use kernel::types::Opaque;
 
 /// The circumstances of one packet (`struct nf_hook_state`).
 ///
 /// # Invariants
 ///
-/// The state is one that netfilter passed to a hook, which has not returned: this is an RCU read
-/// side (`nf_hook()`; `nfqnl_recv_verdict()` for a packet that user space gives back), and the
-/// packet's namespace has devices.
+/// The state is one that netfilter passed to a hook, which has not returned: this is an RCU
+/// read-side critical section (`nf_hook()`; `nfqnl_recv_verdict()` for a packet that user space
+/// gives back), and the packet's namespace has devices.
 #[repr(transparent)]
 pub struct HookState(Opaque<bindings::nf_hook_state>);
 
@@ -43,23 +43,13 @@ impl HookState {
         unsafe { Namespace::from_raw((*self.as_ptr()).net) }
     }
 
-    /// Whether the packet's checksum is good in conntrack's eyes, by its own setting
-    /// (`nf_conntrack_checksum`). A sum that was computed is kept for those who ask later.
-    pub fn checksum_is_good(&self, packet: &Packet, transport: Transport) -> bool {
-        if transport.offset > packet.length() {
-            return false;
-        }
-        // SAFETY: Packet and state are valid by their invariants, and the header is not behind the
-        // packet's end, which `nf_ip_checksum()` takes for granted. That the packet's memory may
-        // be another one afterwards (`skb_ensure_writable()`) is no matter: nobody keeps pointers
-        // to it.
-        unsafe {
-            bindings::ip_vs_reuse_checksum_ok(
-                packet.as_ptr(),
-                transport.offset,
-                transport.protocol,
-                self.as_ptr(),
-            )
+    /// The packet's family.
+    #[inline]
+    pub fn family(&self) -> Family {
+        // SAFETY: The state is valid by the type's invariants.
+        match unsafe { (*self.as_ptr()).pf } {
+            pf if pf == Family::Ipv6.number() => Family::Ipv6,
+            _ => Family::Ipv4,
         }
     }
 }

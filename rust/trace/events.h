@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tracepoints: ip_vs_reuse:ip_vs_reuse_evict when a stale conntrack is evicted,
- * ip_vs_reuse:ip_vs_reuse_leave when a packet that opens a flow matches an old entry and is
- * left alone, and ip_vs_reuse:ip_vs_reuse_pick when p2c has chosen a real server. The reasons
- * are the names of the counters in /proc/net/ip_vs_reuse.
+ * Tracepoints:
+ *
+ *   ip_vs_reuse_replay  a packet is about to be replayed, its old conntrack was killed
+ *   ip_vs_reuse_leave   a packet opens a flow, came with an old conntrack and matches an old entry,
+ *                       and is left to IPVS
+ *   ip_vs_reuse_pick    p2c has chosen a real server
+ *
+ * The reasons are the names of the counters in /proc/net/ip_vs_reuse.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM ip_vs_reuse
@@ -38,7 +42,7 @@ DECLARE_EVENT_CLASS(ip_vs_reuse_match,
 		  __entry->state, __get_str(reason))
 );
 
-DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_evict,
+DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_replay,
 	TP_PROTO(const struct ip_vs_conn *cp, const char *reason),
 	TP_ARGS(cp, reason)
 );

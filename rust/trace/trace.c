@@ -28,9 +28,9 @@ static void ip_vs_reuse_trace_addr(u8 *to, u16 af, const union nf_inet_addr *add
 #define CREATE_TRACE_POINTS
 #include "events.h"
 
-void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason)
+void ip_vs_reuse_trace_replay(const struct ip_vs_conn *cp, const char *reason)
 {
-	trace_ip_vs_reuse_evict(cp, reason);
+	trace_ip_vs_reuse_replay(cp, reason);
 }
 
 void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason)

@@ -9,7 +9,7 @@ struct ip_vs_conn;
 struct ip_vs_dest;
 struct ip_vs_service;
 
-void ip_vs_reuse_trace_evict(const struct ip_vs_conn *cp, const char *reason);
+void ip_vs_reuse_trace_replay(const struct ip_vs_conn *cp, const char *reason);
 void ip_vs_reuse_trace_leave(const struct ip_vs_conn *cp, const char *reason);
 void ip_vs_reuse_trace_pick(const struct ip_vs_service *svc, const struct ip_vs_dest *dest);
 

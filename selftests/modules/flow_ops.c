@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Another module that wants to decide about reopened flows: a patched IPVS has room for one. */
 #include <linux/module.h>
+#include <linux/netfilter.h>
 #include <net/ip_vs.h>
 
-static void reopened(struct netns_ipvs *ipvs, struct sk_buff *skb, struct ip_vs_iphdr *iph,
-		     struct ip_vs_conn *cp, const struct nf_conn *tmpl,
-		     const struct nf_hook_state *state)
+static unsigned int reopened(struct ip_vs_conn *cp, struct sk_buff *skb,
+			     const struct ip_vs_iphdr *iph, const struct nf_hook_state *state)
 {
+	return NF_ACCEPT;
 }
 
 static const struct ip_vs_flow_ops ops = {

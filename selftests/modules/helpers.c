@@ -3,4 +3,4 @@
 #include "../../rust/ipvs/helpers.c"
 #include "../../rust/net/helpers.c"
 #include "../../rust/netfilter/helpers.c"
-#include "../../rust/stock.c"
+#include "../../rust/hooks.c"

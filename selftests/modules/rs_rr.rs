@@ -13,8 +13,6 @@ pub mod ipvs;
 pub mod net;
 #[path = "../../rust/netfilter/mod.rs"]
 pub mod netfilter;
-#[path = "../../rust/policy.rs"]
-pub mod policy;
 
 use ipvs::{Destination, Scheduler, SchedulerRegistration, Service};
 use kernel::{

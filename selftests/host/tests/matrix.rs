@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `selftests/matrix.expected` says what the module's own rule and a few facts about conntrack and
-//! TCP predict. `selftests/matrix.sh` asserts that the stock kernel does what it says: so this
-//! table stands between the rule and the kernel.
+//! `selftests/matrix.expected` is what the module's policy and a few facts about conntrack and TCP
+//! predict. `selftests/matrix.sh` asserts that the stock kernel does what the table says. So the
+//! table ties the policy to the kernel.
 
-use host::policy::{decide, Entry, Kept, Opener, Phase, Server, Settings, Situation, Verdict};
+use host::policy::{gives_entry_up, Entry, FirstPacket, Left, Phase, Server, Settings, Situation};
 
 const EXPECTED: &str = include_str!("../../matrix.expected");
 
 /// How the old connection ended.
 struct Ending {
     name: &'static str,
-    /// What IPVS makes of it: `TIME_WAIT` and `CLOSE` are closed. Between client and real server
-    /// it sees both directions, so no other state counts.
+    /// IPVS's state of the entry: `TIME_WAIT` and `CLOSE` are closed. IPVS sees both directions, so
+    /// no other state is given up.
     phase: Phase,
-    /// Whether the SYN meets a confirmed conntrack. It does not where conntrack takes a closed
-    /// flow for reopened (after a FIN of either side, or the client's RST), or has forgotten it
-    /// (a SYN that was answered by nothing but a RST).
+    /// Whether the SYN carries a confirmed conntrack. It does not if conntrack reopens the closed
+    /// flow (after a FIN of either side, or the client's RST), or has forgotten it (after a SYN that
+    /// was answered by nothing but a RST).
     stale: bool,
-    /// What the old real server says to the SYN, if it gets there.
+    /// What the old real server answers to the SYN, if the SYN gets there.
     answer: Answer,
 }
 
@@ -26,8 +26,9 @@ enum Answer {
     Accepts,
     Refuses,
     None,
-    /// Has the old connection still, and acknowledges that. The client resets it and sends its
-    /// SYN again: IPVS has seen the RST, and conntrack that it was the client's.
+    /// It still has the old connection, and sends an ACK for that. The client answers with a RST
+    /// and sends its SYN again: by then IPVS has seen the RST, and conntrack has seen that it was
+    /// the client's.
     Challenges,
 }
 
@@ -62,7 +63,7 @@ enum Fate {
     Same,
     Drained,
     Deleted,
-    /// Deleted and added again: IPVS takes the very server back that its entries point to.
+    /// Deleted and added again: IPVS reuses the `ip_vs_dest` that its entries point to.
     Readded,
     AllDrained,
 }
@@ -81,18 +82,19 @@ fn predict(ending: &Ending, fate: Fate, settings: Settings, conntrack: bool) -> 
         Fate::AllDrained => 'r',
         _ => 'e',
     };
-    // IPVS expires the entries of a server that is deleted, and their conntracks, at once.
+    // When a server is deleted, IPVS expires its entries and their conntracks at once.
     if settings.expire_nodest_conn && matches!(fate, Fate::Deleted | Fate::Readded) {
         return anew;
     }
-    let verdict = |phase| {
-        decide(&Situation {
-            opener: Opener::TcpSyn,
+    let gives_up = |phase| {
+        gives_entry_up(&Situation {
+            packet: FirstPacket::TcpSyn,
             entry: Entry {
                 phase,
                 one_way: false,
                 controlled: false,
                 controlling: false,
+                tracked: conntrack,
             },
             server: Some(Server {
                 drained: matches!(fate, Fate::Drained | Fate::AllDrained),
@@ -101,23 +103,23 @@ fn predict(ending: &Ending, fate: Fate, settings: Settings, conntrack: bool) -> 
             settings,
         })
     };
-    match (verdict(ending.phase), &ending.answer) {
-        (Verdict::Evict(_), _) if conntrack && ending.stale => anew.to_ascii_uppercase(),
-        (Verdict::Evict(_), _) => anew,
-        (Verdict::Leave(Kept::Unavailable), _) => 't',
-        (Verdict::Leave(_), Answer::Accepts) => 's',
-        (Verdict::Leave(_), Answer::Refuses) => 'r',
-        (Verdict::Leave(_), Answer::None) => 't',
-        (Verdict::Leave(_), Answer::Challenges) => match (verdict(Phase::Closed), anew) {
-            (Verdict::Leave(_), _) => 'y',
-            (Verdict::Evict(_), 'e') => 'x',
-            (Verdict::Evict(_), _) => 'z',
+    match (gives_up(ending.phase), &ending.answer) {
+        (Ok(_), _) if conntrack && ending.stale => anew.to_ascii_uppercase(),
+        (Ok(_), _) => anew,
+        (Err(Left::Unavailable), _) => 't',
+        (Err(_), Answer::Accepts) => 's',
+        (Err(_), Answer::Refuses) => 'r',
+        (Err(_), Answer::None) => 't',
+        (Err(_), Answer::Challenges) => match (gives_up(Phase::Closed), anew) {
+            (Err(_), _) => 'y',
+            (Ok(_), 'e') => 'x',
+            (Ok(_), _) => 'z',
         },
     }
 }
 
-/// A group of four letters for each of vs.conntrack 1, 0 by expire_nodest_conn 0, 1; in it, one
-/// for each conn_reuse_mode.
+/// Four groups of four letters: vs.conntrack 1 and 0, each with expire_nodest_conn 0 and 1. In a
+/// group, one letter for each conn_reuse_mode.
 fn predicted_row(ending: &Ending, (name, fate): (&str, Fate)) -> String {
     let mut row = format!("{:<11}  {name:<11} ", ending.name);
     for conntrack in [true, false] {
@@ -136,7 +138,7 @@ fn predicted_row(ending: &Ending, (name, fate): (&str, Fate)) -> String {
 }
 
 #[test]
-fn the_rule_and_conntrack_predict_every_cell_of_the_matrix() {
+fn the_policy_and_conntrack_predict_every_cell_of_the_matrix() {
     let expected: Vec<_> = EXPECTED
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -148,7 +150,7 @@ fn the_rule_and_conntrack_predict_every_cell_of_the_matrix() {
     assert_eq!(
         expected,
         predicted,
-        "the table is to be:\n{}",
+        "the table must be:\n{}",
         predicted.join("\n")
     );
 }

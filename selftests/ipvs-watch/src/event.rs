@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a record of the BPF programs means: who lost a packet, and why. The reason comes from
-//! the module's own decision, fed with what IPVS had before it decided. Pure.
+//! What a record of the BPF programs means: whose packet was dropped or replayed, and why. For a
+//! drop, the reason is what the module's policy says about the state that IPVS found. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,9 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use serde::{Serialize, Serializer};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::policy::{
-    decide, Entry, Kept, Opener, Phase, Server, Settings, Situation, Verdict as Decision,
-};
+use crate::policy::{gives_entry_up, Entry, FirstPacket, Left, Phase, Server, Settings, Situation};
 
 /// `struct record` of bpf/record.h. Ports are in network byte order.
 #[derive(Clone, Debug, FromBytes, Immutable, KnownLayout)]
@@ -44,9 +42,9 @@ pub struct Record {
 
 // enum kind
 const DROP: u8 = 1;
-const EVICT: u8 = 2;
+const REPLAY: u8 = 2;
 
-// What is known
+// Bits of `known`
 const ENTRY: u32 = 1;
 const CONTROLLED: u32 = 2;
 const CONTROLLING: u32 = 4;
@@ -62,6 +60,7 @@ const IPPROTO_SCTP: u8 = 132;
 
 // include/uapi/linux/ip_vs.h
 const IP_VS_CONN_F_NOOUTPUT: u32 = 0x0080;
+const IP_VS_CONN_F_NFCT: u32 = 1 << 16;
 
 // include/uapi/linux/netfilter/nf_conntrack_common.h
 const IPS_SEEN_REPLY: u32 = 1 << 1;
@@ -130,8 +129,8 @@ const CONNTRACK_SCTP: [&str; 9] = [
 pub enum What {
     /// IPVS dropped it.
     Drop,
-    /// The module evicted its conntrack, and so saved it.
-    Evict,
+    /// The module ip_vs_reuse replayed it instead.
+    Replay,
 }
 
 /// Why.
@@ -196,7 +195,7 @@ impl From<crate::policy::Reason> for Reason {
     }
 }
 
-/// A record in the field's words.
+/// A decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub what: What,
@@ -215,12 +214,12 @@ pub struct Event {
 }
 
 impl Event {
-    /// `None` for what is no record of this program's own BPF programs.
+    /// `None` if the bytes are not a record of this program's BPF programs.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let record = Record::read_from_bytes(bytes).ok()?;
         let (what, reason) = match record.kind {
             DROP => (What::Drop, record.why_dropped()),
-            EVICT => (What::Evict, record.why_evicted()),
+            REPLAY => (What::Replay, record.why_replayed()),
             _ => return None,
         };
         Some(Self {
@@ -230,7 +229,7 @@ impl Event {
             protocol: record.protocol_name(),
             client: address(record.af, record.client, record.cport),
             virtual_service: address(record.af, record.virtual_, record.vport),
-            // Where the server is not known any more, the entry still has its address.
+            // The entry has the address even after it has lost its reference to the server.
             server: record
                 .has(ENTRY)
                 .then(|| address(record.daf, record.server, record.dport)),
@@ -253,22 +252,20 @@ impl Record {
         let Some(situation) = self.situation() else {
             return Reason::Other;
         };
-        match decide(&situation) {
-            // What ip_vs_conn_uses_old_conntrack() asks.
-            Decision::Evict(reason)
-                if self.has(CONNTRACK) && self.ct_status & IPS_CONFIRMED != 0 =>
-            {
+        match gives_entry_up(&situation) {
+            // As ip_vs_conn_uses_old_conntrack() tests it.
+            Ok(reason) if self.has(CONNTRACK) && self.ct_status & IPS_CONFIRMED != 0 => {
                 reason.into()
             }
-            // It was given up, and there was no other.
-            Decision::Evict(_) => Reason::NotScheduled,
-            Decision::Leave(Kept::Unavailable) => Reason::Unavailable,
-            Decision::Leave(_) => Reason::Other,
+            // The entry was given up, and no server could be chosen.
+            Ok(_) => Reason::NotScheduled,
+            Err(Left::Unavailable) => Reason::Unavailable,
+            Err(_) => Reason::Other,
         }
     }
 
-    /// What the module's counter says, such as `evicted_tcp_closed`.
-    fn why_evicted(&self) -> Reason {
+    /// The reason in the name of the module's counter, such as `replayed_tcp_closed`.
+    fn why_replayed(&self) -> Reason {
         let end = self.reason.iter().position(|&byte| byte == 0);
         let name = &self.reason[..end.unwrap_or(self.reason.len())];
         Reason::ALL
@@ -279,10 +276,10 @@ impl Record {
 
     fn situation(&self) -> Option<Situation> {
         Some(Situation {
-            opener: match self.protocol {
-                IPPROTO_TCP => Opener::TcpSyn,
-                IPPROTO_SCTP => Opener::SctpInit,
-                IPPROTO_UDP => Opener::UdpDatagram,
+            packet: match self.protocol {
+                IPPROTO_TCP => FirstPacket::TcpSyn,
+                IPPROTO_SCTP => FirstPacket::SctpInit,
+                IPPROTO_UDP => FirstPacket::UdpDatagram,
                 _ => return None,
             },
             entry: Entry {
@@ -296,6 +293,7 @@ impl Record {
                 one_way: self.flags & IP_VS_CONN_F_NOOUTPUT != 0,
                 controlled: self.has(CONTROLLED),
                 controlling: self.has(CONTROLLING),
+                tracked: self.flags & IP_VS_CONN_F_NFCT != 0,
             },
             server: self.has(SERVER).then(|| Server {
                 drained: self.weight == 0,
@@ -327,7 +325,7 @@ impl Record {
         name(names, self.state.into())
     }
 
-    /// `NEW` for one that was made for this very packet. UDP has no state but who has spoken.
+    /// `NEW` for one that was created for this packet. UDP has no states, only flags.
     fn conntrack_state(&self) -> Cow<'static, str> {
         let names: &[_] = match self.protocol {
             _ if self.ct_status & IPS_CONFIRMED == 0 => return "NEW".into(),
@@ -341,7 +339,7 @@ impl Record {
     }
 }
 
-/// The name of a state, or its number where it has come after this was written.
+/// The name of a state, or its number if a later kernel has added it.
 fn name(names: &[&'static str], state: u32) -> Cow<'static, str> {
     match names.get(state as usize) {
         Some(name) => (*name).into(),
@@ -362,8 +360,8 @@ mod tests {
     use super::*;
     use std::mem::{offset_of, size_of};
 
-    /// A SYN from 10.0.0.2:20001 to 10.9.0.1:80 that meets a closed flow to 10.2.1.2:80, on
-    /// that flow's conntrack. Laid out by hand, as bpf/record.h has it.
+    /// A SYN from 10.0.0.2:20001 to 10.9.0.1:80 that matches a closed flow to 10.2.1.2:80, and
+    /// carries its conntrack. Laid out by hand as in bpf/record.h.
     fn closed() -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(1_000_000_007_u64.to_ne_bytes());
@@ -416,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_is_told_in_the_fields_words() {
+    fn a_drop_is_decoded() {
         let event = Event::from_bytes(&closed()).unwrap();
         assert_eq!(
             event,
@@ -436,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
+    fn other_bytes_are_refused() {
         let mut bytes = closed();
         assert!(Event::from_bytes(&bytes[..100]).is_none());
         bytes[12] = 7;
@@ -454,14 +452,14 @@ mod tests {
     }
 
     #[test]
-    fn the_stale_conntrack_is_to_blame_only_where_ipvs_asks_for_it() {
+    fn a_conntrack_is_the_reason_only_if_it_is_confirmed() {
         assert_eq!(why(|_| {}), Reason::Closed);
         assert_eq!(why(|r| r.ct_status = 0), Reason::NotScheduled);
         assert_eq!(why(|r| r.known &= !CONNTRACK), Reason::NotScheduled);
     }
 
     #[test]
-    fn the_reason_is_the_modules_decision() {
+    fn the_reason_is_the_policys() {
         let drained = |r: &mut Record| {
             r.weight = 0;
             r.expire_nodest_conn = 1;
@@ -493,12 +491,12 @@ mod tests {
             r.flags = 0x0183; // INACTIVE, NOOUTPUT, DROUTE
         };
         assert_eq!(why(one_way), Reason::Closed);
-        // conn_reuse_mode does not ask about the server.
+        // conn_reuse_mode applies to entries without a server, too.
         assert_eq!(why(|r| r.known &= !SERVER), Reason::Closed);
     }
 
     #[test]
-    fn without_an_entry_nothing_is_told_of_one() {
+    fn without_an_entry_there_is_no_server_and_no_state() {
         let mut bytes = closed();
         bytes[76..80].copy_from_slice(&CONNTRACK.to_ne_bytes());
         bytes[92..96].copy_from_slice(&0_u32.to_ne_bytes());
@@ -529,18 +527,18 @@ mod tests {
     }
 
     #[test]
-    fn evictions_have_the_counters_reason() {
+    fn replays_have_the_counters_reason() {
         let reason = |name: &str| {
             let mut bytes = closed();
-            bytes[12] = EVICT;
+            bytes[12] = REPLAY;
             bytes[104..104 + name.len()].copy_from_slice(name.as_bytes());
             let event = Event::from_bytes(&bytes).unwrap();
-            assert_eq!(event.what, What::Evict);
+            assert_eq!(event.what, What::Replay);
             event.reason
         };
-        assert_eq!(reason("evicted_tcp_closed"), Reason::Closed);
-        assert_eq!(reason("evicted_sctp_drained"), Reason::Drained);
-        assert_eq!(reason("evicted_udp_gone"), Reason::Gone);
-        assert_eq!(reason("evicted_by_a_later_version"), Reason::Other);
+        assert_eq!(reason("replayed_tcp_closed"), Reason::Closed);
+        assert_eq!(reason("replayed_sctp_drained"), Reason::Drained);
+        assert_eq!(reason("replayed_udp_gone"), Reason::Gone);
+        assert_eq!(reason("replayed_by_a_later_version"), Reason::Other);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shows every packet that IPVS drops instead of opening a flow, and why. This file is the
-//! command line, and when what is shown.
+//! Shows every packet that IPVS drops instead of opening a flow, and why. This file parses the
+//! command line and runs the main loop.
 
 mod event;
 mod netns;
@@ -32,39 +32,39 @@ use crate::watch::{Refusal, Watch};
 
 /// Show every packet that IPVS drops instead of opening a flow, and why
 ///
-/// A client that reuses its port may meet its old connection in IPVS. With conntrack, IPVS then
-/// drops the first packet of the new one, and the client waits a second before it tries again.
-/// This shows each such packet as it is dropped, and every other one that would have opened a
-/// flow and was dropped by IPVS; and, where the module ip_vs_reuse is loaded, each one that it
-/// saved by evicting the old conntrack.
+/// A client that reuses a port may meet its old connection in IPVS. With conntrack, IPVS may then
+/// drop the first packet of the new connection, and the client sends it again a second later. This
+/// program shows each such packet when it is dropped, and every other packet that would have opened
+/// a flow and was dropped by IPVS. If the module ip_vs_reuse is loaded, it also shows each packet
+/// that the module replays instead.
 #[derive(Parser)]
 #[command(version, after_help = AFTER_HELP)]
 struct Cli {
-    /// Write an object a line, for programs
+    /// Write each event as a JSON object on a line of its own
     #[arg(long)]
     json: bool,
-    /// Say how many there were, at the end, and every INTERVAL (like 5s) if one is given
+    /// Write the number of events at the end, and also every INTERVAL (like 5s) if one is given
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, require_equals = true)]
     summary: Option<Option<humantime::Duration>>,
-    /// Write nothing but metrics, to this file, every 15 s and at the end: for the textfile
-    /// collector of node_exporter
+    /// Write only metrics, to this file, every 15 s and at the end: for the textfile collector of
+    /// node_exporter
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "summary"])]
     prometheus: Option<PathBuf>,
     /// Watch this network namespace only: its name, a path to it, or a process in it
     #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns::parse)]
     netns: Option<u32>,
-    /// End after this time (like 10s or 5m)
+    /// Exit after this time (like 10s or 5m)
     #[arg(long, value_name = "TIME")]
     duration: Option<humantime::Duration>,
 }
 
 const AFTER_HELP: &str = "\
-Ctrl-C ends it; SIGUSR1 makes it say how many there were so far. While it runs, the modules that
-it watches (ip_vs, ip_vs_reuse) cannot be unloaded; when it ends, however it ends, nothing of it
-stays in the kernel.
+Ctrl-C ends the program; SIGUSR1 makes it write the number of events so far. While it is running,
+the modules that it watches (ip_vs, ip_vs_reuse) cannot be unloaded. When it ends, by whatever
+signal, nothing is left in the kernel.
 
-Exit status: 0 ended as asked, 1 an unexpected error, 2 a wrong command line, 3 not permitted,
-4 the kernel does not describe its modules (BTF), 5 IPVS is not loaded.";
+Exit status: 0 ended as requested, 1 an unexpected error, 2 a wrong command line, 3 not permitted,
+4 the kernel has no type information (BTF) about its modules, 5 IPVS is not loaded.";
 
 fn main() -> ExitCode {
     let Err(error) = run(&Cli::parse()) else {
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whoever reads the output has enough.
+/// The reader of the output has gone.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
@@ -143,7 +143,7 @@ fn finish(cli: &Cli, mut watch: Watch, mut show: Show) -> anyhow::Result<()> {
     show.end()
 }
 
-/// How often there is a summary, unless somebody asks.
+/// How often a summary is written without being requested.
 fn interval(cli: &Cli) -> Option<Duration> {
     match cli.prometheus {
         Some(_) => Some(Duration::from_secs(15)),
@@ -151,7 +151,7 @@ fn interval(cli: &Cli) -> Option<Duration> {
     }
 }
 
-/// What is due again and again, if at all.
+/// A timer that is due periodically, or never.
 struct Every {
     interval: Option<Duration>,
     next: Option<Instant>,
@@ -181,8 +181,8 @@ enum Wait {
     NobodyReads,
 }
 
-/// Waits until there is something to do, or it is time; or, where standard output is `used`, it
-/// has lost its reader.
+/// Waits for an event, a signal, or the time `until`; also, if standard output is `used`, until its
+/// reader has gone.
 fn wait(
     watch: &Watch,
     signals: &SignalFd,
@@ -195,11 +195,11 @@ fn wait(
         PollFd::new(signals.as_fd(), PollFlags::POLLIN),
     ];
     if used {
-        // For the errors alone: a pipe without a reader.
+        // Reports errors only: a pipe without a reader.
         fds.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
     }
     let timeout = match until {
-        // Rounded up: what is due must not be waited for by spinning.
+        // Rounded up, or the last millisecond would be spent spinning.
         Some(until) => until
             .saturating_duration_since(Instant::now())
             .as_millis()
@@ -228,11 +228,11 @@ struct Show {
 
 enum Format {
     Json,
-    /// No events, and summaries to this file.
+    /// Summaries to this file, and no events.
     Metrics(PathBuf),
     Table {
         table: Table,
-        /// The last line on a terminal is the summary, written anew each time.
+        /// On a terminal: the last line is the summary, and is rewritten each time.
         is_live: bool,
     },
 }
@@ -262,7 +262,7 @@ impl Show {
         }
     }
 
-    /// All that has happened until now.
+    /// Writes all events up to now.
     fn events(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
         loop {
             let events = watch.next_events()?;
@@ -324,8 +324,8 @@ impl Show {
     }
 }
 
-/// Puts a new file in the place of an old one, so that a reader finds one or the other whole. The
-/// name that it has meanwhile is none that node_exporter reads.
+/// Replaces a file, so that a reader finds either the old or the new one complete. node_exporter
+/// ignores the temporary name.
 fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
@@ -334,7 +334,7 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Turns the kernel's monotonic time into that of day.
+/// Converts the kernel's monotonic time to the time of day.
 struct Ages {
     monotonic: Duration,
     time: SystemTime,

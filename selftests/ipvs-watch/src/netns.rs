@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network namespaces: which one is meant, and what one is called. The kernel knows them by
-//! inode number, `ip netns` by name.
+//! Translates between a network namespace's inode number, by which the kernel identifies it, and
+//! its name in `ip netns`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::statfs::{statfs, NSFS_MAGIC};
 
-/// Where `ip netns` keeps them.
+/// Where `ip netns` keeps named namespaces.
 const NAMED: &str = "/run/netns";
 
-/// The inode number of the namespace that is given by name, path, or process.
+/// The inode number of the namespace with this name, at this path, or of this process.
 pub fn parse(text: &str) -> Result<u32, String> {
     let file = file(text, Path::new(NAMED));
     let is_namespace = statfs(&file).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
@@ -39,7 +39,7 @@ fn inode(file: &Path) -> Option<u32> {
     fs::metadata(file).ok()?.ino().try_into().ok()
 }
 
-/// The names of namespaces, as they were a second ago at most.
+/// The names of namespaces, at most a second old.
 #[derive(Default)]
 pub struct Names {
     names: HashMap<u32, String>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How events and summaries look: as JSON, an object a line, as a table for people, and as metrics
+//! Formats events and summaries: as JSON, one object a line, as a table for people, and as metrics
 //! for Prometheus. Pure.
 
 use std::fmt::Write as _;
@@ -21,8 +21,8 @@ pub struct Dated<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     drops: u64,
-    evictions: u64,
-    /// Records that found no room in the ring buffer.
+    replays: u64,
+    /// Records that did not fit into the ring buffer.
     pub missed: u64,
     by_reason: [u64; Reason::ALL.len()],
 }
@@ -30,7 +30,7 @@ pub struct Tally {
 impl Tally {
     pub fn count(&mut self, event: &Event) {
         match event.what {
-            What::Evict => self.evictions += 1,
+            What::Replay => self.replays += 1,
             What::Drop => {
                 self.drops += 1;
                 self.by_reason[event.reason as usize] += 1;
@@ -38,7 +38,7 @@ impl Tally {
         }
     }
 
-    /// Why packets were dropped, and how many.
+    /// How many packets were dropped for each reason.
     fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
         Reason::ALL.into_iter().zip(self.by_reason)
     }
@@ -65,7 +65,7 @@ pub mod json {
             let mut map = to.serialize_map(None)?;
             let what = match event.what {
                 What::Drop => "drop",
-                What::Evict => "evict",
+                What::Replay => "replay",
             };
             map.serialize_entry("event", what)?;
             map.serialize_entry("time", &timestamp(self.time))?;
@@ -97,7 +97,7 @@ pub mod json {
             let mut map = to.serialize_map(None)?;
             map.serialize_entry("event", "summary")?;
             map.serialize_entry("drops", &self.drops)?;
-            map.serialize_entry("evictions", &self.evictions)?;
+            map.serialize_entry("replays", &self.replays)?;
             map.serialize_entry("missed", &self.missed)?;
             map.serialize_entry("by_reason", &ByReason(self))?;
             map.end()
@@ -120,13 +120,13 @@ pub fn metrics(tally: &Tally) -> String {
     }
     for (name, help, count) in [
         (
-            "evicted_conntracks",
-            "Stale conntracks that ip_vs_reuse evicted: first packets saved.",
-            tally.evictions,
+            "replayed_packets",
+            "Packets that ip_vs_reuse replayed and IPVS would have dropped.",
+            tally.replays,
         ),
         (
             "missed_events",
-            "Events that came too fast, and are counted nowhere else.",
+            "Events that came too fast. No other metric counts them.",
             tally.missed,
         ),
     ] {
@@ -140,8 +140,8 @@ pub fn metrics(tally: &Tally) -> String {
     text
 }
 
-/// The table's columns but the last, whose width is no matter, and how wide they are at first:
-/// so that IPv4 fits. The first IPv6 address that does not fit widens its column for good.
+/// The table's columns and their initial widths, in which IPv4 fits. The first address that does
+/// not fit widens its column for good. The last column has no width and is not listed.
 const COLUMNS: [(&str, usize); 8] = [
     ("TIME (UTC)", 12),
     ("NETNS", 10),
@@ -167,7 +167,7 @@ impl Table {
         }
     }
 
-    /// The event's row, under a new header where there is none yet that fits it.
+    /// The event's row, preceded by a header if there was none, or if a column became wider.
     pub fn row(&mut self, dated: &Dated) -> String {
         let event = dated.event;
         let dash = || "-".into();
@@ -212,7 +212,7 @@ impl Table {
     }
 }
 
-/// For an operator who knows IPVS and has never heard of this program.
+/// What happened, for an operator who knows IPVS but not this program.
 fn said(event: &Event) -> &'static str {
     match (event.what, event.reason) {
         (What::Drop, Reason::Closed) => "dropped: old connection ended, its conntrack still there",
@@ -227,10 +227,10 @@ fn said(event: &Event) -> &'static str {
             "dropped: no real server to choose (weights, thresholds, drop_packet)"
         }
         (What::Drop, Reason::Other) => "dropped: by IPVS, for another reason",
-        (What::Evict, Reason::Closed) => "saved: old connection ended, its conntrack evicted",
-        (What::Evict, Reason::Drained) => "saved: old server drained, old conntrack evicted",
-        (What::Evict, Reason::Gone) => "saved: old server left the service, old conntrack evicted",
-        (What::Evict, _) => "saved: old conntrack evicted",
+        (What::Replay, Reason::Closed) => "saved: old connection ended, packet replayed",
+        (What::Replay, Reason::Drained) => "saved: old server drained, packet replayed",
+        (What::Replay, Reason::Gone) => "saved: old server left the service, packet replayed",
+        (What::Replay, _) => "saved: packet replayed",
     }
 }
 
@@ -245,7 +245,7 @@ pub fn summary(tally: &Tally) -> String {
     if !reasons.is_empty() {
         let _ = write!(text, " ({})", reasons.join(", "));
     }
-    let _ = write!(text, ", {} evicted", tally.evictions);
+    let _ = write!(text, ", {} replayed", tally.replays);
     if tally.missed > 0 {
         let _ = write!(text, ", {} more not shown: too many at once", tally.missed);
     }
@@ -298,7 +298,7 @@ mod tests {
         tally.count(&event);
         event.reason = Reason::NotScheduled;
         tally.count(&event);
-        event.what = What::Evict;
+        event.what = What::Replay;
         tally.count(&event);
         tally
     }
@@ -315,14 +315,14 @@ mod tests {
                 r#""conntrack_state":"CLOSE","reason":"closed"}"#
             )
         );
-        event.what = What::Evict;
+        event.what = What::Replay;
         event.conntrack_state = None;
         let nameless = Dated {
             netns_name: None,
             ..dated(&event)
         };
         let line = json::event(&nameless).unwrap();
-        assert!(line.starts_with(r#"{"event":"evict","time":""#), "{line}");
+        assert!(line.starts_with(r#"{"event":"replay","time":""#), "{line}");
         assert!(line.contains(r#""netns":4026532008,"protocol""#), "{line}");
         assert!(line.contains(r#""conntrack_state":null"#), "{line}");
     }
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(
             json::summary(&tally()).unwrap(),
             concat!(
-                r#"{"event":"summary","drops":3,"evictions":1,"missed":0,"by_reason":"#,
+                r#"{"event":"summary","drops":3,"replays":1,"missed":0,"by_reason":"#,
                 r#"{"closed":2,"drained":0,"gone":0,"unavailable":0,"not_scheduled":1,"other":0}}"#
             )
         );
@@ -343,11 +343,11 @@ mod tests {
         let mut tally = tally();
         assert_eq!(
             summary(&tally),
-            "3 dropped (2 closed, 1 not_scheduled), 1 evicted"
+            "3 dropped (2 closed, 1 not_scheduled), 1 replayed"
         );
         tally.missed = 7;
         assert!(summary(&tally).ends_with(", 7 more not shown: too many at once"));
-        assert_eq!(summary(&Tally::default()), "0 dropped, 0 evicted");
+        assert_eq!(summary(&Tally::default()), "0 dropped, 0 replayed");
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
                 r#"ipvs_watch_dropped_packets_total{reason="unavailable"} 0"#,
                 r#"ipvs_watch_dropped_packets_total{reason="not_scheduled"} 1"#,
                 r#"ipvs_watch_dropped_packets_total{reason="other"} 0"#,
-                "ipvs_watch_evicted_conntracks_total 1",
+                "ipvs_watch_replayed_packets_total 1",
                 "ipvs_watch_missed_events_total 0",
             ]
         );

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The BPF programs: whether this kernel has what they need, how they come into it, and what
-//! they say. They live as long as [`Watch`] does, and no longer than this process: nothing is
-//! pinned.
+//! Loads the BPF programs, if this kernel has what they need, and reads their records. They are
+//! removed when [`Watch`] is dropped or this process ends: nothing is pinned.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -22,7 +21,7 @@ use libbpf_rs::{
 
 use crate::event::Event;
 
-/// The BPF object, aligned as libbpf reads it.
+/// The BPF object, aligned as libbpf requires.
 #[repr(C, align(8))]
 struct Aligned<B: ?Sized>(B);
 
@@ -30,14 +29,13 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 
 const LOOKUP: &str = "ip_vs_conn_in_get_proto";
 
-/// The function that decides about a packet, by the names that it has had, and our program
-/// for each.
+/// The names that the function deciding about a packet has had, and our program for each.
 const DECIDERS: [(&str, &str); 2] = [
     ("ip_vs_in_hook", "hook_decided"),
     ("ip_vs_in", "in_decided"),
 ];
 
-/// Why nothing can be watched here. Each has an exit status of its own.
+/// Why nothing can be watched here. Each reason has its own exit status.
 #[derive(Debug)]
 pub enum Refusal {
     NotPermitted,
@@ -70,7 +68,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What libbpf complained about, for an error that nobody expected.
+/// libbpf's messages, shown with an unexpected error.
 static COMPLAINTS: Mutex<String> = Mutex::new(String::new());
 
 fn complain(_: PrintLevel, message: String) {
@@ -80,7 +78,7 @@ fn complain(_: PrintLevel, message: String) {
         .push_str(&message);
 }
 
-/// The last of it: where the verifier refuses a program, its log is long.
+/// The last lines of the messages: the verifier's log of a refused program is long.
 pub fn complaints() -> String {
     let all = mem::take(&mut *COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner));
     let lines: Vec<_> = all.lines().collect();
@@ -88,7 +86,7 @@ pub fn complaints() -> String {
 }
 
 pub struct Watch {
-    // Dropped in this order: first the programs stop, then what they write to goes.
+    // Dropped in this order: the programs are detached before the maps that they write to go.
     module: Option<Link>,
     _links: [Link; 2],
     ring: RingBuffer<'static>,
@@ -97,15 +95,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch one network namespace, or all. Fails with a [`Refusal`] where the
-    /// kernel or this user's rights do not allow it.
+    /// Starts watching one network namespace, or all. Fails with a [`Refusal`] if the kernel or
+    /// this user's rights do not allow it.
     pub fn start(only_netns: Option<u32>) -> anyhow::Result<Self> {
         let decider = what_decides(Path::new("/sys"))?;
         if !is_privileged()? {
             return Err(Refusal::NotPermitted.into());
         }
         Self::load(decider, only_netns).map_err(|error| {
-            // Root in a container, or a kernel that is locked down.
+            // Root in a container, or a locked-down kernel.
             let refused = error
                 .downcast_ref::<libbpf_rs::Error>()
                 .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
@@ -150,7 +148,7 @@ impl Watch {
         })?;
         let ring = ring.build()?;
 
-        // The lookup first, so that no decision is met without it.
+        // The lookup first, so that each decision finds the note of its lookup.
         let attach = |name| program(&object, name)?.attach().context("cannot attach");
         let links = [attach("looked_up")?, attach(decider)?];
         let mut watch = Self {
@@ -164,17 +162,17 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches the evictions of ip_vs_reuse too, once it is loaded. Cheap.
+    /// Also watches the replays of ip_vs_reuse if it has been loaded. Cheap.
     pub fn look_for_module(&mut self) {
         if self.module.is_none() && Path::new("/sys/module/ip_vs_reuse").exists() {
-            // It may be on its way in or out: then the next look finds it, or nothing.
-            self.module = program(&self.object, "evicted")
-                .and_then(|program| Ok(program.attach_raw_tracepoint("ip_vs_reuse_evict")?))
+            // The module may just be loading or unloading. The next call tries again.
+            self.module = program(&self.object, "replayed")
+                .and_then(|program| Ok(program.attach_raw_tracepoint("ip_vs_reuse_replay")?))
                 .ok();
         }
     }
 
-    /// What has happened and was not told yet, oldest first; not all at once if it is much.
+    /// Returns the next events, oldest first: not all of them at once if there are many.
     pub fn next_events(&mut self) -> anyhow::Result<Vec<Event>> {
         const AT_ONCE: usize = 256;
 
@@ -191,7 +189,7 @@ impl Watch {
             .collect()
     }
 
-    /// How many records have found no room.
+    /// How many records did not fit into the ring buffer.
     pub fn missed(&self) -> anyhow::Result<u64> {
         let bss = self
             .object
@@ -207,9 +205,10 @@ impl Watch {
 }
 
 impl AsFd for Watch {
-    /// Readable when something has happened.
+    /// Readable when there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: It is open as long as the ring buffer lives, which the borrow outlasts not.
+        // SAFETY: The descriptor is open as long as the ring buffer lives, and the borrow does not
+        // outlive that.
         unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) }
     }
 }
@@ -221,7 +220,7 @@ fn program<'a>(object: &'a Object, name: &str) -> anyhow::Result<ProgramMut<'a>>
         .with_context(|| format!("no program {name}"))
 }
 
-/// Which of our programs fits this kernel's IPVS, by what `sys` shows of it.
+/// The name of our program that fits this kernel's IPVS, found under `sys` (`/sys`).
 fn what_decides(sys: &Path) -> Result<&'static str, Refusal> {
     let module = sys.join("module/ip_vs");
     let vmlinux = sys.join("kernel/btf/vmlinux");
@@ -232,7 +231,7 @@ fn what_decides(sys: &Path) -> Result<&'static str, Refusal> {
     if !module.exists() {
         return Err(Refusal::NoIpvs);
     }
-    // Only what was loaded has a state; else IPVS is built in, and described there.
+    // Only a loaded module has a state. Without one IPVS is built in, and vmlinux describes it.
     let btf = match module.join("initstate").exists() {
         true => sys.join("kernel/btf/ip_vs"),
         false => vmlinux,
@@ -249,13 +248,13 @@ fn what_decides(sys: &Path) -> Result<&'static str, Refusal> {
         .ok_or_else(|| Refusal::NoBtf(format!("IPVS has no {}() here", DECIDERS[0].0)))
 }
 
-/// Whether BTF knows something by this name: names stand in it as C strings, each once.
+/// Whether BTF contains this name: it stores names as C strings.
 fn has_name(btf: &[u8], name: &str) -> bool {
     let string = [b"\0", name.as_bytes(), b"\0"].concat();
     btf.windows(string.len()).any(|window| window == string)
 }
 
-/// libbpf finds modules' BTF with CAP_SYS_ADMIN only.
+/// libbpf can read the BTF of modules only with CAP_SYS_ADMIN.
 fn is_privileged() -> anyhow::Result<bool> {
     let status =
         fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
@@ -276,7 +275,7 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    /// A /sys with these files.
+    /// A directory with these files, in place of /sys.
     struct Sys(PathBuf);
 
     impl Sys {

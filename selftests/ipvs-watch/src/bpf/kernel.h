@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What is read of the kernel's structures, and no more. libbpf finds out where each field is
- * in the kernel that runs, so the order here says nothing; where a field's size has changed,
- * it is read by READ() below.
+ * The fields of the kernel's structures that are read, and no others. libbpf finds out where each
+ * field is in the running kernel, so the order here means nothing. READ() in watch.bpf.c reads
+ * fields whose size differs between kernels.
  */
 #ifndef _IPVS_WATCH_KERNEL_H
 #define _IPVS_WATCH_KERNEL_H
@@ -47,7 +47,7 @@ enum bpf_map_type {
 #define IP_VS_HDR_ICMP		2
 #define IP_VS_DEST_AVAILABLE	0x0001	/* in cflags, before Linux 7.3 in flags */
 
-/* Only enums are taken for enums */
+/* libbpf matches an enum only with an enum */
 enum sctp_conntrack {
 	SCTP_CONNTRACK_NONE,
 };

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What goes to user space. src/event.rs has the same, and its tests hold the offsets.
+ * What goes to user space. src/event.rs declares the same; its tests check the offsets.
  */
 #ifndef _IPVS_WATCH_RECORD_H
 #define _IPVS_WATCH_RECORD_H
 
 enum kind {
 	DROP = 1,	/* IPVS dropped a packet that opens a flow */
-	EVICT = 2,	/* ip_vs_reuse evicted the conntrack of one */
+	REPLAY = 2,	/* ip_vs_reuse replayed one */
 };
 
 enum {
-	ENTRY = 1,		/* IPVS had an entry for it: state to dport, server */
+	ENTRY = 1,		/* IPVS had an entry for it: daf, server, dport, state, flags */
 	CONTROLLED = 2,		/* the entry depends on another */
 	CONTROLLING = 4,	/* others depend on the entry */
-	SERVER = 8,		/* it has a real server: weight */
-	AVAILABLE = 16,		/* which is part of its service */
+	SERVER = 8,		/* the entry has a real server: weight */
+	AVAILABLE = 16,		/* the real server is part of its service */
 	CONNTRACK = 32,		/* the packet has a conntrack: ct_status, ct_state */
 };
 
@@ -41,7 +41,7 @@ struct record {
 	u32 ct_status;	/* IPS_* */
 	u32 ct_state;
 	u32 unused;
-	char reason[32];	/* of an eviction: ip_vs_reuse's counter */
+	char reason[32];	/* of a replay: the name of ip_vs_reuse's counter */
 };
 
 static_assert(sizeof(struct record) == 136, "as in src/event.rs");

@@ -2,14 +2,18 @@
 /*
  * Finds the packets that IPVS drops instead of opening a flow.
  *
- * ip_vs_in_hook() looks its entry up, decides, and returns a verdict. By then the entry may be
- * gone, so it is noted at the lookup, under the packet's address in memory, and read again
- * where the verdict is NF_DROP: only then does the packet surely still exist, for whoever asked
- * for the verdict has yet to free it.
+ * ip_vs_in_hook() looks up the connection entry, decides, and returns a verdict. By then the entry
+ * may be freed. So the lookup leaves a note, keyed by the packet's address in memory, and the note
+ * is read when the verdict is NF_DROP. With any other verdict the packet may be freed already;
+ * with NF_DROP it still exists, because netfilter frees it only after the hook has returned.
  *
- * A note is left behind by every packet that is not dropped. It cannot be taken for another
- * packet's that comes to lie at the same address: a note is written or taken away for each
- * packet that opens a flow, and a packet that opens none has another transport header.
+ * A packet that is not dropped leaves its note behind. No other packet at the same address can
+ * be taken for it: the lookup writes or deletes the note of each packet that opens a flow, and a
+ * packet that opens none has another transport header.
+ *
+ * A packet that is replayed is never reported as dropped for the conntrack that it came with.
+ * The hook that replays it returns NF_STOLEN, and the packet's second lookup overwrites the note.
+ * If IPVS then drops the packet for another reason, that is a drop of its own.
  */
 
 #include "kernel.h"
@@ -21,16 +25,16 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* A field whatever its size is in this kernel */
+/* Reads a field, whatever its size is in this kernel */
 #define READ(from, field) BPF_CORE_READ_BITFIELD_PROBED(from, field)
 
-/* The one to watch; 0: all */
+/* The network namespace to watch; 0: all */
 u32 only_netns SEC(".data") = 0;
 
-/* Records that found no room */
+/* Records that did not fit into the ring buffer */
 u64 missed = 0;
 
-/* As much of TCP, UDP, and SCTP with its first chunk's type, as tells what a packet opens */
+/* The start of TCP, UDP, or SCTP with its first chunk's type: enough to tell what a packet opens */
 union transport {
 	u8 bytes[16];
 	u64 words[2];
@@ -59,7 +63,7 @@ static __always_inline union transport transport_at(const struct sk_buff *skb, u
 {
 	union transport transport = {};
 
-	/* A UDP datagram may end before that, the memory behind it does not */
+	/* A UDP datagram may be shorter, but the memory behind it can be read */
 	bpf_probe_read_kernel(&transport, sizeof(transport), skb->data + offset);
 	return transport;
 }
@@ -122,7 +126,7 @@ static __always_inline void note_entry(struct record *to, struct ip_vs_conn *con
 	to->expire_nodest_conn = READ(ipvs, sysctl_expire_nodest_conn);
 }
 
-/* The conntrack that the packet came on. IPVS has changed nothing of it that is read here. */
+/* The packet's conntrack. IPVS has not changed anything of it that is read here. */
 static __always_inline void read_conntrack(struct record *to, const struct sk_buff *skb)
 {
 	struct nf_conn *ct;
@@ -140,7 +144,7 @@ static __always_inline void read_conntrack(struct record *to, const struct sk_bu
 		to->ct_state = READ(ct, proto.sctp.state);
 }
 
-/* Room for a record, or its absence counted */
+/* Returns room for a record, or NULL after counting a missed one */
 static __always_inline struct record *reserve(void)
 {
 	struct record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
@@ -151,9 +155,14 @@ static __always_inline struct record *reserve(void)
 }
 
 /*
- * Called for every packet that comes to IPVS, and for the packets that ICMP errors quote.
- * ip_vs_reuse calls it too, before conntrack: what is noted then is overwritten when the
- * packet comes to IPVS itself.
+ * IPVS calls the lookup for every packet, and for packets quoted in ICMP errors.
+ *
+ * On a stock kernel the hook of ip_vs_reuse calls it too, just before IPVS does, but only for
+ * packets that may open a flow and carry a confirmed conntrack. If the hook lets the packet go on,
+ * IPVS's own lookup overwrites the note.
+ *
+ * A replayed packet is looked up once more: when it comes from the receive queue, or, if this
+ * machine sends it, before the first pass has returned.
  */
 SEC("fexit/ip_vs_conn_in_get_proto")
 int BPF_PROG(looked_up, struct netns_ipvs *ipvs, int af, const struct sk_buff *skb,
@@ -172,7 +181,7 @@ int BPF_PROG(looked_up, struct netns_ipvs *ipvs, int af, const struct sk_buff *s
 	if (!is_watched(netns))
 		return 0;
 
-	/* Every datagram may open a flow; on an entry that is well it does not */
+	/* Any datagram may open a flow, but not while its entry has a server that is available */
 	if (iph->protocol == IPPROTO_UDP && conn) {
 		struct ip_vs_dest *dest = BPF_CORE_READ(conn, dest);
 
@@ -244,9 +253,9 @@ int BPF_PROG(in_decided, struct netns_ipvs *ipvs, u32 hooknum, struct sk_buff *s
 	return decided(skb, verdict);
 }
 
-/* The tracepoint of ip_vs_reuse, rust/trace/events.h */
+/* The tracepoint ip_vs_reuse_replay, rust/trace/events.h */
 SEC("raw_tp")
-int BPF_PROG(evicted, struct ip_vs_conn *conn, const char *reason)
+int BPF_PROG(replayed, struct ip_vs_conn *conn, const char *reason)
 {
 	u32 netns = BPF_CORE_READ(conn, ipvs, net, ns.inum);
 	struct record *record;
@@ -259,7 +268,7 @@ int BPF_PROG(evicted, struct ip_vs_conn *conn, const char *reason)
 	__builtin_memset(record, 0, sizeof(*record));
 	record->time = bpf_ktime_get_ns();
 	record->netns = netns;
-	record->kind = EVICT;
+	record->kind = REPLAY;
 	record->protocol = READ(conn, protocol);
 	record->af = READ(conn, af);
 	BPF_CORE_READ_INTO(&record->client, conn, caddr);

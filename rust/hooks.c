@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the module needs on a stock kernel only, where it finds packets by itself (hooks.rs,
+ * ipvs/lookup.rs): static inlines that bindgen cannot call.
+ */
+
+#include <linux/module.h>
+#include <linux/skbuff.h>
+#include <net/inet_sock.h>
+#include <net/ip_vs.h>
+
+#include "hooks.h"
+
+#if !IS_ENABLED(CONFIG_IP_VS_NFCT) || !IS_ENABLED(CONFIG_64BIT)
+#error "Without CONFIG_IP_VS_NFCT IPVS has no such fault; 32-bit machines are not supported"
+#endif
+
+/* Whether ip_vs_in_hook() would look for an entry, as far as packet and socket decide that */
+bool ip_vs_reuse_ip_vs_looks_at(struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	struct sock *sk;
+
+	if (!skb_dst(skb))
+		return false;
+	if (state->hook != NF_INET_LOCAL_OUT)
+		return skb->pkt_type == PACKET_HOST;
+	sk = skb_to_full_sk(skb);
+	return !(sk && state->pf == NFPROTO_IPV4 && sk->sk_family == PF_INET &&
+		 inet_test_bit(NODEFRAG, sk));
+}
+
+bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph)
+{
+	return ip_vs_fill_iph_skb(af, skb, false, iph);
+}
+
+/*
+ * Whether a real server may just be leaving its service, or has left it while entries still refer
+ * to it. IPVS marks it and puts it into the trash under the mutex, in this order: whoever finds the
+ * mutex free after that finds the trash filled.
+ */
+bool ip_vs_reuse_servers_may_have_left(struct netns_ipvs *ipvs)
+{
+	if (mutex_is_locked(&ipvs->service_mutex))
+		return true;
+	smp_rmb();	/* with the release of the mutex */
+	return !list_empty(&ipvs->dest_trash);
+}
+
+/* module! has no word for it */
+MODULE_VERSION(IP_VS_REUSE_VERSION);

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the module needs on a stock kernel only: see hooks.c.
+ */
+#ifndef _IP_VS_REUSE_HOOKS_H
+#define _IP_VS_REUSE_HOOKS_H
+
+#include <linux/types.h>
+
+struct ip_vs_iphdr;
+struct netns_ipvs;
+struct nf_hook_state;
+struct sk_buff;
+
+bool ip_vs_reuse_ip_vs_looks_at(struct sk_buff *skb, const struct nf_hook_state *state);
+bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph);
+bool ip_vs_reuse_servers_may_have_left(struct netns_ipvs *ipvs);
+
+#endif /* _IP_VS_REUSE_HOOKS_H */

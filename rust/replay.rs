@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Replays a packet that IPVS would drop for the conntrack of its older connection.
+//!
+//! A client that reuses a port sends the first packet of a new flow, and IPVS still has the entry
+//! of the old one. Where IPVS gives that entry up, `ip_vs_in_hook()` drops the packet if its
+//! conntrack is confirmed: a confirmed conntrack cannot be redirected to another real server. The
+//! client sends the packet again a second later, when entry and conntrack are gone.
+//!
+//! Here the same happens at once. Where [`policy`](crate::policy) says that IPVS would drop the
+//! packet, its conntrack is killed, and the same packet arrives (or is sent) again. Nothing else
+//! changes: rules see the packet twice, as they do when the client retransmits it.
+//!
+//! Whatever cannot be repeated faithfully is left to IPVS ([`obstacle`]), which drops it as ever.
+
+use crate::counters::{Counters, Event};
+use crate::ipvs::{Conn, Reopened};
+use crate::net::{Id, Namespace, Packet, PerNamespace, StaticId, Transport};
+use crate::netfilter::{Passage, Verdict};
+use crate::policy::{self, Entry, FirstPacket, Phase, Reason, Server, Settings, Situation};
+use crate::trace;
+use kernel::{prelude::*, seq_file::SeqFile};
+
+/// What is kept in one namespace.
+pub struct Replay {
+    counters: Counters,
+}
+
+static ID: Id<Replay> = Id::new();
+
+impl PerNamespace for Replay {
+    const PROC_NAME: &'static CStr = c"ip_vs_reuse";
+
+    const ID: StaticId<Self> = StaticId::new(&ID);
+
+    fn new(_: &Namespace) -> Result<Self> {
+        Ok(Self {
+            counters: Counters::new()?,
+        })
+    }
+
+    fn show(&self, file: &SeqFile) {
+        self.counters.show(file);
+    }
+}
+
+/// What flow the packet may be the first of, if any. Its transport header is `transport`, and
+/// conntrack has found it valid.
+#[inline]
+pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket> {
+    match transport.protocol {
+        Transport::TCP => packet
+            .read(transport.offset.checked_add(Transport::TCP_FLAGS)?)
+            .filter(|[flags]| Transport::is_syn(*flags))
+            .map(|_| FirstPacket::TcpSyn),
+        Transport::SCTP => {
+            const INIT: u8 = 1;
+            let first_chunk = transport.offset.checked_add(12)?;
+
+            (packet.read(first_chunk)? == [INIT]).then_some(FirstPacket::SctpInit)
+        }
+        Transport::UDP => Some(FirstPacket::UdpDatagram),
+        _ => None,
+    }
+}
+
+/// Replays the packet if IPVS would drop it, or gives it back to go on to IPVS.
+pub fn reopened(flow: Reopened<'_>) -> Result<Verdict<'_>, Reopened<'_>> {
+    let packet = first_packet(flow.packet(), flow.transport());
+    let (Some(packet), Some(replay)) = (packet, Replay::of(flow.packet().state())) else {
+        return Err(flow);
+    };
+    // Any datagram may be the first after its server has left. Other datagrams are not counted.
+    let gone = || flow.conn().destination().is_some_and(|s| !s.is_available());
+    if packet == FirstPacket::UdpDatagram && !gone() {
+        return Err(flow);
+    }
+    let leave = |flow: &Reopened<'_>, left: Event| {
+        replay.counters.count(left);
+        trace::leave(flow.conn(), left.name());
+    };
+
+    replay.counters.count(Event::Matched);
+    let reason = match decide(&flow, packet) {
+        Ok(reason) => reason,
+        Err(left) => {
+            leave(&flow, left);
+            return Err(flow);
+        }
+    };
+    let replayed = Event::replayed(packet, reason);
+
+    let flow = flow
+        .kill_conntrack()
+        .inspect_err(|flow| leave(flow, Event::LeftDying))?;
+    trace::replay(flow.conn(), replayed.name());
+    let (verdict, queued) = flow.replay();
+    replay.counters.count(if queued {
+        replayed
+    } else {
+        Event::DroppedBacklog
+    });
+    Ok(verdict)
+}
+
+/// Why IPVS would drop the packet that reopens the flow, or why it is left to IPVS all the same.
+fn decide(flow: &Reopened<'_>, packet: FirstPacket) -> Result<Reason, Event> {
+    let reason = policy::decide(&situation(flow.conn(), packet))?;
+
+    match obstacle(&flow.packet().passage()) {
+        Some(obstacle) => Err(obstacle),
+        None => Ok(reason),
+    }
+}
+
+/// Reads all that the policy depends on, each once.
+fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
+    let ipvs = conn.ipvs();
+
+    Situation {
+        packet,
+        entry: Entry {
+            phase: if conn.is_closed() {
+                Phase::Closed
+            } else if conn.is_half_closed() {
+                Phase::HalfClosed
+            } else {
+                Phase::Open
+            },
+            one_way: conn.is_one_way(),
+            controlled: conn.is_controlled(),
+            controlling: conn.is_controlling(),
+            tracked: conn.is_tracked(),
+        },
+        server: conn.destination().map(|server| Server {
+            drained: server.weight() == 0,
+            available: server.is_available(),
+        }),
+        settings: Settings {
+            conn_reuse_mode: ipvs.conn_reuse_mode(),
+            expire_nodest_conn: ipvs.expire_nodest_conn(),
+        },
+    }
+}
+
+/// Why the packet cannot be made to arrive again as it arrived first.
+fn obstacle(passage: &Passage) -> Option<Event> {
+    let obstacles = [
+        // Its addresses were others before NAT.
+        (passage.is_translated, Event::LeftTranslated),
+        // Its template came from SYNPROXY, which makes no other.
+        (passage.is_from_synproxy, Event::LeftSynproxy),
+        // It would need the route that it brought along: without, it is martian.
+        (passage.is_from_loopback, Event::LeftLoopback),
+        // This machine has written to them, and would do so again.
+        (passage.has_router_options, Event::LeftOptions),
+        // How large they were, which limits what may be sent on, is forgotten.
+        (passage.exceeds_its_fragments, Event::LeftFragments),
+        // It would pass the rules of the VRF only, not again those of the device that chose the zone.
+        (passage.is_in_zone_of_vrf, Event::LeftVrfZone),
+        // A rule may have set it for the old connection, and it has chosen the route.
+        (passage.has_changed_mark, Event::LeftMarked),
+        // One level, or the kernel's stack would be the limit.
+        (passage.is_nested, Event::LeftNested),
+    ];
+
+    obstacles
+        .into_iter()
+        .find_map(|(is_there, left)| is_there.then_some(left))
+}
