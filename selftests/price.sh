@@ -1,25 +1,32 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What it costs to look at each packet: the same traffic on the stock kernel, with the module,
-# and with an IPVS that evicts by itself, in turn, several rounds. Made for a machine whose clock
-# counts instructions (VM_ICOUNT), where a round repeats to within a fraction of a percent;
-# anywhere else noise swallows what is asked for. Judges nothing: prints a table.
+# The price of a packet: the same traffic through the stock IPVS, through the stock IPVS with the
+# module, and through the patched IPVS, in turn, in several rounds. Prints a table and judges nothing.
 #
-# What would make a round differ is kept out: each load is timed by the process that makes it, so
-# that no start of a process counts (while one waits for the host's files such a clock jumps);
-# one packet or a few are under way at a time; TCP remembers nothing of the round before; and
-# IPVS, which measures itself when it gets its first service, has finished that.
+# Run it on a machine whose clock counts instructions (VM_ICOUNT): there a figure repeats within
+# 0.1 %. On any other machine noise hides the differences that it looks for.
 #
-# The network is in lib.sh, with one real server. Packets are single: no offloads. A time is that
-# of a packet: TCP's window and its acknowledgements go by the clock, so that their number differs
-# a little. It is the work of all who take part: client, director and server.
+# The network is that of lib.sh, with one real server. Offloads are off: each packet is one packet.
+# A figure is the work of client, director and real server together, which are namespaces of one kernel.
+#
+# What keeps the rounds alike:
+# - Each load is one at a time: one datagram, one query, one connection is under way.
+# - The process that makes the load times it, so the start of a process is not part of a figure.
+# - The load is timed in small batches, and the fastest and the slowest tenth do not count. Those
+#   are the batches with a timer tick or other background work of the kernel.
+# - A socket filter discards the one-way streams, so no process wakes up for them.
+# - TCP remembers no metrics of earlier connections.
+# - IPVS calibrates its estimators when it gets its first service; each measurement waits for that.
+#
+# conntrack is in use on the director, and IPVS maintains it (conntrack=1). After each load the
+# script makes sure that the conntrack entries of that load exist and that no datagram was lost.
 #
 # MODULE:  the module
-# PATCHED: a directory with such an ip_vs.ko; without it that column is missing
-# ROUNDS:  how many (5)
-# ENTRIES: so many other IPVS entries are there (0)
-# JSON:    if set, each measurement is a line of JSON, too
+# PATCHED: a directory with the patched ip_vs.ko; without it that column is missing
+# ROUNDS:  number of rounds (5), after one that is not counted
+# ENTRIES: number of other IPVS entries in the table (0)
+# JSON:    if set, each measurement is also printed as a line of JSON
 
 # shellcheck disable=SC2317 # loads are called by name
 # shellcheck source=selftests/lib.sh
@@ -35,22 +42,37 @@ cleanup()
 
 need_root
 become_director "$@"
-need_tools conntrack ethtool ip ipvsadm nft nsenter socat
+need_tools conntrack ethtool ip ipvsadm nft nsenter
 need_modules dummy ip_vs ip_vs_rr nf_conntrack nft_ct veth
 need_harness
 [ -n "${MODULE:-}" ] || skip_all "needs MODULE, the module"
 
 service=10.9.0.1
-# Below those that the kernel chooses by itself.
-port=2000
+# The port of the sinks, and of the virtual service in front of the server's.
+sink_port=5201
 sink_pids=()
-loads="bulk datagrams datagrams_expire_nodest fresh_ports elsewhere"
+loads="stream stream_expire_nodest queries queries_expire_nodest fresh_ports elsewhere"
 declare -A label_of=(
-	[bulk]="TCP, 32 MB in single packets"
-	[datagrams]="UDP, 5000 questions and answers"
-	[datagrams_expire_nodest]="the same, expire_nodest_conn=1"
-	[fresh_ports]="TCP, 1000 connections on fresh ports"
-	[elsewhere]="TCP, 32 MB where there is no IPVS"
+	[stream]="UDP, one-way stream"
+	[stream_expire_nodest]="the same, expire_nodest_conn=1"
+	[queries]="UDP, query and reply"
+	[queries_expire_nodest]="the same, expire_nodest_conn=1"
+	[fresh_ports]="TCP, new connection"
+	[elsewhere]="UDP stream, no IPVS, loopback"
+)
+# How many are timed, by the batch: 10 datagrams, one query, one connection.
+declare -A count_of=(
+	[stream]=10000 [stream_expire_nodest]=10000 [queries]=4000 [queries_expire_nodest]=4000
+	[fresh_ports]=2000 [elsewhere]=10000
+)
+# What each may cost at most, in percent of stock.
+declare -A goal_of=(
+	[stream.module]=0.7 [stream_expire_nodest.module]=0.7
+	[queries.module]=0.7 [queries_expire_nodest.module]=0.7
+	[fresh_ports.module]=0.4 [elsewhere.module]=1
+	[stream.patched]=0.1 [stream_expire_nodest.patched]=0.1
+	[queries.patched]=0.1 [queries_expire_nodest.patched]=0.1
+	[fresh_ports.patched]=0.2 [elsewhere.patched]=0
 )
 kernels="stock module"
 entries=${ENTRIES:-0}
@@ -73,7 +95,7 @@ setup()
 	in_ns "$client" bash -c 'echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save'
 	track_connections
 	start_servers --listen 0.0.0.0:80 --proto tcp --proto udp
-	# The client's own loopback, with packets as on a wire: a namespace without a service
+	# The client's namespace has no IPVS service; its loopback device carries the load `elsewhere`.
 	in_ns "$client" ip link set lo up mtu 1500
 	in_ns "$client" ethtool -K lo tso off gso off gro off >/dev/null
 	start_sink "${servers[1]}"
@@ -82,12 +104,17 @@ setup()
 	((entries == 0)) || many_services
 }
 
-# start_sink NAMESPACE: throws away there what is sent to it. Its window is a few packets: with
-# more, how many are under way goes by the clock.
+# start_sink NAMESPACE: discards datagrams there.
 start_sink()
 {
-	in_ns "$1" socat -u -b 65536 TCP-LISTEN:5201,rcvbuf=16384,fork,reuseaddr,backlog=16 OPEN:/dev/null &
+	local said line
+
+	exec {said}< <(exec nsenter --net="/run/netns/$1" -- \
+		"$harness" sink --listen "0.0.0.0:$sink_port" 2>&1)
 	sink_pids+=($!)
+	read -r -t 20 line <&"$said" || line="nothing within 20 s"
+	[ "$line" = READY ] || bail_out "the sink in $1 said: $line"
+	exec {said}<&-
 }
 
 # A service for each port of many addresses, by a mark: from one socket of the director's each
@@ -164,10 +191,10 @@ kernel_is()
 	ipvsadm -R <<-END || bail_out "cannot make the virtual services"
 		-A -t $service:80 -s rr
 		-a -t $service:80 -r 10.2.1.2:80 -m
-		-A -t $service:5201 -s rr
-		-a -t $service:5201 -r 10.2.1.2:5201 -m
 		-A -u $service:80 -s rr
 		-a -u $service:80 -r 10.2.1.2:80 -m
+		-A -u $service:$sink_port -s rr
+		-a -u $service:$sink_port -r 10.2.1.2:$sink_port -m
 	END
 	((entries == 0)) || fill
 	sleep 3
@@ -176,51 +203,80 @@ kernel_is()
 ##############################################################################
 # What is measured
 
-# Each sets `took`, in nanoseconds.
+# Each sets `each`, the nanoseconds for one datagram, query or connection, and `mean`, the same with
+# the kernel's background work.
 
-# send TO
-send()
+# time_load COMMAND...
+time_load()
 {
-	port=$((port + 1))
-	ask client "bulk --from 10.0.0.2:$port --to $1:5201 --bytes $((32 << 20))"
-	[[ $said =~ \"ns\":([0-9]+) ]] && took=${BASH_REMATCH[1]}
+	ask client "$*"
+	[[ $said =~ \"ns_each\":([0-9]+),\"ns_trimmed\":([0-9.]+) ]] || bail_out "$*: $said"
+	mean=${BASH_REMATCH[1]} each=${BASH_REMATCH[2]}
 }
 
-bulk() { send $service; }
-elsewhere() { send 10.0.0.2; }
-
-datagrams()
+# stream_to ADDR NAMESPACE: its sink is in NAMESPACE.
+stream_to()
 {
+	local before after
+
 	port=$((port + 1))
-	ask client "datagrams --from 10.0.0.2:$port --to $service:80 --count 5000 --answered"
-	[[ $said =~ \"ns_each\":([0-9]+) ]] && took=$((5000 * BASH_REMATCH[1]))
+	before=$(discarded "$2")
+	time_load stream --from "10.0.0.2:$port" --to "$1:$sink_port" --count "$count"
+	after=$(discarded "$2")
+	((after - before == count)) || bail_out "of $count datagrams $((after - before)) have arrived"
 }
 
-datagrams_expire_nodest()
+# discarded NAMESPACE: the number of datagrams that the sink there has discarded.
+discarded()
+{
+	local port
+
+	printf -v port ':%04X' "$sink_port"
+	in_ns "$1" cat /proc/net/udp | awk -v port="$port" 'index($2, port) { print $NF }'
+}
+
+# expect_conntracks N ARGUMENTS...: conntrack lists confirmed entries only.
+expect_conntracks()
+{
+	local n
+
+	n=$(conntrack -L "${@:2}" 2>/dev/null | wc -l)
+	((n >= $1)) || bail_out "$load: $n conntrack entries, expected $1 (${*:2})"
+}
+
+stream()
+{
+	stream_to $service "${servers[1]}"
+	expect_conntracks 1 -p udp --orig-port-src $port
+}
+
+queries()
+{
+	port=$((port + 1))
+	time_load queries --from "10.0.0.2:$port" --to $service:80 --count "$count"
+	expect_conntracks 1 -p udp --orig-port-src $port
+}
+
+stream_expire_nodest() { with_expire_nodest stream; }
+queries_expire_nodest() { with_expire_nodest queries; }
+
+with_expire_nodest()
 {
 	sysctl_set ipv4/vs/expire_nodest_conn 1
-	datagrams
+	"$1"
 	sysctl_set ipv4/vs/expire_nodest_conn 0
 }
 
 fresh_ports()
 {
-	local first=$port
+	local first=$((port + 1))
 
-	port=$((port + 1100))
-	ask client "storm --from 10.0.0.2 --ports $first-$((port - 1)) --to $service:80 --end client-rst --concurrency 8 --warm-up 0 --connections 1000 --seconds 100"
-	[[ $said =~ \"seconds\":([0-9.]+),\"connections\":([0-9]+) ]] || return
-	took=$(awk -v s="${BASH_REMATCH[1]}" -v n="${BASH_REMATCH[2]}" 'BEGIN { printf "%d", s * 1e9 * 1000 / n }')
+	port=$((port + count))
+	time_load connections --from 10.0.0.2 --ports "$first-$port" --to $service:80 --count "$count"
+	expect_conntracks "$count" -p tcp --orig-dst $service
 }
 
-# Packets that have come to the director, or gone over the client's loopback.
-packets_seen()
-{
-	{
-		cat /proc/net/dev
-		in_ns "$client" cat /proc/net/dev
-	} | awk '$1 == "client:" || $1 == "rs1:" || $1 == "lo:" { n += $3 } END { print n }'
-}
+elsewhere() { stream_to 10.0.0.2 "$client"; }
 
 median() { sort -n | sed -n "$(((rounds + 1) / 2))p"; }
 
@@ -230,41 +286,42 @@ rounds=${ROUNDS:-5}
 setup
 for ((round = 0; round <= rounds; round++)); do
 	for kernel in $kernels; do
-		# Ports are fresh to an IPVS that is.
+		# IPVS and conntrack have been emptied, so each port is unused again.
 		port=20000
 		kernel_is "$kernel"
 		for load in $loads; do
-			# What the one before has left to be done is done.
+			count=${count_of[$load]}
+			# Let deferred work of the load before finish.
 			sleep 0.5
-			packets=$(packets_seen)
-			"$load" || bail_out "the load $load failed"
-			# The first one warms up.
+			"$load"
+			# The first round warms up.
 			((round > 0)) || continue
-			packets=$(($(packets_seen) - packets))
-			each=$(awk "BEGIN { printf \"%.2f\", $took / $packets }")
 			echo "$each" >>"$tmp/$kernel.$load"
-			[ -z "${JSON:-}" ] || printf '{"bench":"price","entries":%d,"entries_kb":%d,"load":"%s","column":"%s","round":%d,"result":{"packets":%d,"ns_each":%s}}\n' \
-				"${made:-0}" "${made_kb:-0}" "$load" "$kernel" $round "$packets" "$each"
+			[ -z "${JSON:-}" ] || printf '{"bench":"price","entries":%d,"entries_kb":%d,"load":"%s","column":"%s","round":%d,"result":{"count":%d,"ns_each":%s,"ns_mean":%s}}\n' \
+				"${made:-0}" "${made_kb:-0}" "$load" "$kernel" $round "$count" "$each" "$mean"
 		done
 	done
 	echo "# round $round of $rounds"
 done
 
-printf '%-36s stock us   range ' "what is sent, by the packet"
+# Medians of the rounds, and their range in percent of the median. Module and patched are relative to
+# stock; in brackets is the goal, the most that they may add.
+printf '%-32s stock us    range' "each"
 for kernel in ${kernels#stock}; do
-	printf '  %7s   range ' "$kernel"
+	printf '   %8s    range     goal' "$kernel"
 done
 echo
 for load in $loads; do
 	stock=$(median <"$tmp/stock.$load")
-	printf '%-36s' "${label_of[$load]}"
+	printf '%-32s' "${label_of[$load]}"
 	for kernel in $kernels; do
 		m=$(median <"$tmp/$kernel.$load")
 		range=$(sort -n "$tmp/$kernel.$load" | awk -v m="$m" 'NR == 1 { low = $1 } { high = $1 } END { printf "%.2f %%", (high - low) * 100 / m }')
 		if [ "$kernel" = stock ]; then
 			awk -v m="$m" -v r="$range" 'BEGIN { printf "%9.3f   %s", m / 1e3, r }'
 		else
-			awk -v m="$m" -v s="$stock" -v r="$range" 'BEGIN { printf "   %+.2f %%   %s", (m - s) * 100 / s, r }'
+			awk -v m="$m" -v s="$stock" -v r="$range" -v goal="${goal_of[$load.$kernel]}" \
+				'BEGIN { printf "    %+.2f %%   %s  (%3s %%)", (m - s) * 100 / s, r, goal }'
 		fi
 	done
 	echo

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bytes in one TCP connection, for what a packet costs that opens nothing.
+//! A TCP connection that sends without a pause, to see whether it survives what is done to it.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
@@ -20,21 +20,21 @@ struct Report {
 }
 
 pub struct Plan {
-    /// How many.
+    /// How many bytes to send.
     pub bytes: u64,
-    /// Or until a line comes from standard input; one is waited for.
+    /// Stop early when a line arrives on standard input. The line is waited for in any case.
     pub until_line: bool,
-    /// How long nothing may move.
+    /// How long the connection may make no progress.
     pub patience: Duration,
 }
 
-/// Sends so many bytes to a server that throws them away, and waits until it has closed.
+/// Sends bytes to a server that discards them, and waits until the server has closed.
 pub fn send(from: SocketAddr, to: SocketAddr, plan: &Plan) -> anyhow::Result<()> {
     let stop = AtomicBool::new(false);
     let report = thread::scope(|scope| {
         if plan.until_line {
             scope.spawn(|| {
-                // Its end is as good as a line.
+                // End of file counts as a line.
                 let _ = io::stdin().read_line(&mut String::new());
                 stop.store(true, Relaxed);
             });

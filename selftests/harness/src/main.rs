@@ -15,6 +15,7 @@ mod reconnect;
 mod serve;
 mod storm;
 mod stray;
+mod stream;
 mod table;
 mod wire;
 
@@ -168,7 +169,7 @@ enum Role {
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         every: Option<Duration>,
     },
-    /// Send datagrams one after another, and report what one takes as JSON
+    /// Send UDP datagrams without waiting for replies; report the time of one as JSON
     Datagrams {
         #[arg(long, value_name = "ADDR:PORT")]
         from: SocketAddr,
@@ -177,14 +178,52 @@ enum Role {
         /// How many
         #[arg(long)]
         count: u32,
-        /// Wait for the answer to each before the next
-        #[arg(long)]
-        answered: bool,
-        /// Send to these ports in turn, and wait for nothing
-        #[arg(long, conflicts_with = "answered", value_parser = port_range)]
+        /// Send to these ports in turn
+        #[arg(long, value_parser = port_range)]
         ports: Option<RangeInclusive<u16>>,
     },
-    /// Send bytes to a server that throws them away, and report what it takes as JSON
+    /// Be the receiver of a stream: discard UDP datagrams in the kernel
+    Sink {
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: SocketAddr,
+    },
+    /// Send UDP datagrams one way; report the time of one as JSON
+    Stream {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u32,
+        /// Bytes of payload in each
+        #[arg(long, default_value = "1")]
+        size: usize,
+    },
+    /// Send UDP queries, each after the reply to the last; report the time of one as JSON
+    Queries {
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: SocketAddr,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+    /// Open TCP connections one after another and reset each; report the time of one as JSON
+    Connections {
+        #[arg(long, value_name = "ADDR")]
+        from: IpAddr,
+        /// Source ports: one for each connection
+        #[arg(long, value_parser = port_range)]
+        ports: RangeInclusive<u16>,
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+    /// Send bytes over TCP to a server that discards them; report number and time as JSON
     Bulk {
         #[arg(long, value_name = "ADDR:PORT")]
         from: SocketAddr,
@@ -193,10 +232,10 @@ enum Role {
         /// How many
         #[arg(long)]
         bytes: u64,
-        /// Stop at a line from standard input, if that is earlier
+        /// Stop early when a line arrives on standard input
         #[arg(long)]
         until_line: bool,
-        /// How long nothing may move
+        /// How long the connection may make no progress
         #[arg(long, default_value = "60s", value_parser = duration)]
         patience: Duration,
     },
@@ -424,12 +463,25 @@ fn play(role: Role) -> anyhow::Result<()> {
             from,
             to,
             count,
-            answered,
             ports,
         } => match ports {
             Some(ports) => datagrams::send_to_each(from, to, count, ports),
-            None => datagrams::send(from, to, count, answered),
+            None => datagrams::send(from, to, count),
         },
+        Role::Sink { listen } => stream::sink(listen),
+        Role::Stream {
+            from,
+            to,
+            count,
+            size,
+        } => stream::stream(from, to, count, size),
+        Role::Queries { from, to, count } => stream::queries(from, to, count),
+        Role::Connections {
+            from,
+            ports,
+            to,
+            count,
+        } => stream::connections(from, ports, to, count),
         Role::Bulk {
             from,
             to,

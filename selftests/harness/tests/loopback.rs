@@ -22,16 +22,25 @@ impl Server {
         Self::start_with(name, protos, &[])
     }
 
+    /// A sink for UDP datagrams.
+    fn start_sink() -> Self {
+        let addr = free_addr();
+        let mut command = Command::new(HARNESS);
+        command.args(["sink", "--listen", &addr.to_string()]);
+        Self::spawn(command, addr).unwrap()
+    }
+
     fn start_with(name: &str, protos: &[&str], args: &[&str]) -> Option<Self> {
-        // The kernel knows a free port; the server has it a moment later.
-        let addr = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let addr = free_addr();
         let mut command = Command::new(HARNESS);
         command.args(["serve", "--name", name, "--listen", &addr.to_string()]);
         command.args(protos.iter().flat_map(|proto| ["--proto", proto]));
         command.args(args);
+        Self::spawn(command, addr)
+    }
+
+    /// Starts `command`, which listens on `addr`, and waits until it is ready.
+    fn spawn(mut command: Command, addr: SocketAddr) -> Option<Self> {
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
@@ -47,6 +56,14 @@ impl Drop for Server {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
+}
+
+/// An address with a port that is free now. A server binds it a moment later.
+fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// A client address of its own for each test, below the ports that the kernel gives away.
@@ -497,6 +514,68 @@ fn datagrams_are_sent_and_timed() {
     ]));
     assert_eq!(sent["datagrams"], 10, "{sent}");
     assert!(sent["ns_each"].as_u64() > Some(0), "{sent}");
+}
+
+/// Asserts that a report is about `count` things, and that each took some time.
+fn assert_timed(report: &Value, count: u32) {
+    assert_eq!(report["count"], count, "{report}");
+    assert!(report["ns_each"].as_u64() > Some(0), "{report}");
+    assert!(report["ns_trimmed"].as_f64() > Some(0.0), "{report}");
+}
+
+/// How many datagrams the socket at `addr` has dropped.
+fn dropped(addr: SocketAddr) -> u32 {
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let port = format!(":{:04X}", addr.port());
+    let line = (sockets.lines())
+        .find(|line| {
+            line.split_whitespace()
+                .nth(1)
+                .is_some_and(|a| a.ends_with(&port))
+        })
+        .expect("the socket is open");
+    line.split_whitespace().last().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_sink_discards_each_datagram_of_a_stream() {
+    let sink = Server::start_sink();
+    let (from, to) = (client_addr(), sink.addr.to_string());
+    let args = ["stream", "--from", &from, "--to", &to];
+    assert_timed(
+        &report(&harness(&[&args[..], &["--count", "100"]].concat())),
+        100,
+    );
+    assert_eq!(dropped(sink.addr), 100);
+    // More than a receive buffer holds, were it not for the filter
+    let large = ["--count", "1000", "--size", "1400"];
+    assert_timed(&report(&harness(&[&args[..], &large].concat())), 1000);
+    assert_eq!(dropped(sink.addr), 1100);
+}
+
+#[test]
+fn a_stream_without_a_sink_fails() {
+    let (from, to) = (client_addr(), free_addr().to_string());
+    let output = harness(&["stream", "--from", &from, "--to", &to, "--count", "10"]);
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("is a sink there?"), "{error}");
+}
+
+#[test]
+fn queries_and_connections_are_timed() {
+    let server = Server::start("rs1", &["udp", "tcp"]).unwrap();
+    let (from, to) = (client_addr(), server.addr.to_string());
+    let args = ["queries", "--from", &from, "--to", &to, "--count", "10"];
+    assert_timed(&report(&harness(&args)), 10);
+
+    let first: u16 = from.rsplit(':').next().unwrap().parse().unwrap();
+    let ports = format!("{}-{}", first + 1000, first + 1009);
+    let mut args = vec!["connections", "--from", "127.0.0.1", "--to", &to];
+    args.extend(["--ports", &ports, "--count"]);
+    assert_timed(&report(&harness(&[&args[..], &["10"]].concat())), 10);
+    let output = harness(&[&args[..], &["11"]].concat());
+    assert!(!output.status.success(), "11 connections from 10 ports");
 }
 
 #[test]
