@@ -1,11 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port: by where the client is, by what lies between it and IPVS, and by
-# who else sends with its address. How a case is judged stands in reuse.sh.
+# Checks two promises for clients in different places, and for packets in different shapes:
 #
-# The network is in lib.sh. Beside it are clients behind a router, which is the client of all
-# other cases and masquerades them as itself, and a stranger who has the client's address too:
+# - No first packet of a connection from a reused port is lost, wherever the client is and whatever
+#   lies between it and IPVS. Where the module cannot replay the packet (DNAT in front of IPVS, an
+#   IPv6 datagram in fragments), the packet is lost as on a stock kernel.
+# - A stray SYN with the addresses of a flow has the effect that it has on a stock kernel: none if it
+#   is dropped before it reaches IPVS.
+#
+# reuse.sh says how a case is judged. lib.sh has the network. This script adds two clients behind a
+# NAT router, which is the client of all other cases, and a stranger that sends with the client's
+# address:
 #
 #     inner: 10.7.0.2, 10.7.0.3          stranger: 10.0.0.2 on lo
 #              10.7.0.1 |                       10.3.0.2 |
@@ -13,19 +19,18 @@
 #              10.0.0.1 |                                |
 #                     director ------------------------- +
 #
-# IPv6 the same: fd00:7:: and fd00:3::, and the stranger's fd00:0::2.
+# For IPv6: fd00:7:: and fd00:3::, and the stranger's fd00:0::2.
 #
 #   nat    10.9.0.1, fd00:9::1   TCP, UDP
-#   masq   10.9.0.2              with kube-proxy's rules: marked before IPVS, masqueraded behind
-#   rand   10.9.0.3              likewise, each connection from a random port
+#   masq   10.9.0.2              kube-proxy's rules: marked before IPVS, masqueraded after it
+#   rand   10.9.0.3              the same, and each connection gets a random source port
 #   rs2    10.9.0.4, fd00:9::4   one real server only
-#   moved  10.9.0.5              an address that the director loses
-#   dnat   10.9.0.6, fd00:9::6   a user's rules lead from here to virtual services:
-#                                port 81 to nat, 82 to tun
-#   other  10.9.0.7              on another port of the real servers: replies to one client
-#                                port from one of theirs IPVS cannot tell apart
-#   tun    10.8.0.1, fd00:8::1   a tunnel whose replies come back by the director: only so a
-#                                DNAT in front of it can work
+#   moved  10.9.0.5              an address that moves from the director to a real server
+#   dnat   10.9.0.6, fd00:9::6   DNAT rules translate port 81 to nat and port 82 to tun
+#   other  10.9.0.7              another port of the same real servers, because IPVS cannot tell
+#                                apart replies from one server port to one client port
+#   tun    10.8.0.1, fd00:8::1   a tunnel whose replies come back through the director, as DNAT
+#                                in front of it requires
 
 # shellcheck disable=SC2034 # for reuse.sh
 # shellcheck disable=SC2317 # cases are called by name
@@ -96,7 +101,7 @@ setup()
 			link set tunl0 up
 			link set ip6tnl0 up
 		END
-		# What comes back from them has an address of the director's own.
+		# Replies of tun come from an address that the director has itself.
 		sysctl_set ipv4/conf/rs$n/accept_local 1
 	done
 	nft -f - <<-END || bail_out "cannot load the nft rules"
@@ -215,9 +220,9 @@ label_of=(
 	[dnat_nat_rst_drained]="DNAT in front of NAT, then drained: sticks"
 	[dnat_tun_drained]="DNAT in front of TUN, server drained"
 	[dnat_tun_drained_ipv6]="DNAT in front of TUN, server drained, IPv6"
-	[routed_reuse]="behind a NAT router, another client's turn"
-	[routed_reuse_ipv6]="behind a NAT router, another client's turn, IPv6"
-	[routed_collision]="behind a NAT router, two clients at once"
+	[routed_reuse]="NAT router gives the port to another client"
+	[routed_reuse_ipv6]="NAT router gives the port to another client, IPv6"
+	[routed_collision]="two clients with one port behind a NAT router"
 	[two_services]="the same port to another service, still open"
 	[dropped_syn_closed]="stray SYN, dropped by a rule; flow closed"
 	[dropped_syn_closed_ipv6]="stray SYN, dropped by a rule; flow closed, IPv6"
@@ -234,7 +239,7 @@ label_of=(
 	[damaged_syn_closed_ipv6]="damaged SYN, dropped as invalid; closed, IPv6"
 	[damaged_syn_delivered]="damaged SYN, delivered; flow closed"
 	[damaged_syn_delivered_ipv6]="damaged SYN, delivered; flow closed, IPv6"
-	[moved_away]="the virtual address has moved away"
+	[moved_away]="the virtual address has moved to another machine"
 	[vrf_rst]="client in a VRF, server's RST"
 	[vrf_rst_ipv6]="client in a VRF, server's RST, IPv6"
 	[vrf_drained]="client in a VRF, server drained"
@@ -255,7 +260,7 @@ label_of=(
 	[old_syn_rst]="older sequence and timestamp, server's RST"
 	[old_syn_rst_ipv6]="older sequence and timestamp, server's RST, IPv6"
 	[old_syn_drained]="older sequence and timestamp, server drained"
-	[old_syn_same_server]="older sequence and timestamp, back in TIME_WAIT"
+	[old_syn_same_server]="older sequence and timestamp, same server"
 )
 
 server_rst()
@@ -263,7 +268,7 @@ server_rst()
 	settings 1 0
 	reconnect "$1" "settled CLOSE" --end server-rst "${@:2}"
 	first_packet lost
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 drained_while_open()
@@ -273,18 +278,19 @@ drained_while_open()
 	undrain -t "$1"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
-# Clients on the director: LOCAL_OUT.
+# Clients on the director: IPVS sees their packets at LOCAL_OUT.
 
+# conntrack reopens a flow that the client has reset.
 director_client_rst()
 {
 	settings 1 0
 	client_is=director reconnect "$nat" "settled CLOSE" --end client-rst
 	first_packet kept
 	goes_elsewhere
-	evicts tcp_closed
+	unseen
 }
 
 director_drained() { client_is=director drained_while_open "$nat"; }
@@ -298,7 +304,7 @@ director_masqueraded_rst()
 	[ "$seen_as" = "10.2.${second#rs}.1" ] || fault "not masqueraded: seen as $seen_as"
 }
 
-# Clients on a real server; one that gets its own connection back stands in kube_proxy.sh.
+# Clients on a real server. kube_proxy.sh has the client that is its own server.
 
 hairpin_rst() { hairpin "$rs2" 10.2.1.2; }
 hairpin_rst_ipv6() { hairpin "$rs2_6" fd00:2:1::2; }
@@ -310,9 +316,9 @@ hairpin()
 	[ "$seen_as" = "$2" ] || fault "seen as $seen_as"
 }
 
-# A user's DNAT in front of IPVS. With NAT, IPVS makes the real server the other end of the
-# conntrack, and DNAT leads every later packet straight there: past IPVS, for as long as the
-# conntrack lives, drained or not.
+# DNAT in front of IPVS. With NAT forwarding, IPVS makes the real server the other end of the
+# conntrack, and DNAT then sends every later packet straight to that server. As long as the conntrack
+# lives, IPVS does not see the flow, drained or not.
 
 dnat_nat_rst() { dnat_before_nat "$dnat:81"; }
 dnat_nat_rst_ipv6() { dnat_before_nat "$dnat6:81"; }
@@ -323,7 +329,7 @@ dnat_before_nat()
 	reconnect "$1" "settled CLOSE" --end server-rst
 	first_packet kept
 	stays
-	evicts
+	unseen
 }
 
 dnat_nat_rst_drained()
@@ -333,7 +339,7 @@ dnat_nat_rst_drained()
 	undrain -t "$nat"
 	first_packet kept
 	stays
-	evicts
+	unseen
 }
 
 nat_closed_then_drained()
@@ -342,9 +348,10 @@ nat_closed_then_drained()
 	drain -t "$nat"
 }
 
-# A tunnel leaves the conntrack as DNAT made it: IPVS sees every packet, and loses the first
-# one. The module looks in front of DNAT, where nothing leads to the entry. (Direct routing
-# does not work at all behind DNAT: on LOCAL_OUT nat routes the packet again, to the director.)
+# A tunnel leaves the conntrack as DNAT made it, so IPVS sees every packet and loses the first one.
+# The module cannot replay that packet: DNAT has changed its destination, and nothing in the packet
+# tells the original one. (Direct routing does not work behind DNAT at all: at LOCAL_OUT, nat routes
+# the packet again, to the director itself.)
 dnat_tun_drained() { dnat_before_tun "$dnat:82" "$tun"; }
 dnat_tun_drained_ipv6() { dnat_before_tun "$dnat6:82" "$tun6"; }
 
@@ -355,12 +362,12 @@ dnat_before_tun()
 	undrain -t "$2"
 	first_packet lost lost
 	goes_elsewhere
-	evicts
+	leaves translated
 }
 
-# Behind a router with one address.
+# Clients behind a router with one address.
 
-# The router has forgotten the first client when it gives its port to another one.
+# The router forgets the first client's connection, and gives its port to the second client.
 routed_reuse() { another_turn "$nat" 10.7.0.3 10.0.0.2; }
 routed_reuse_ipv6() { another_turn "$nat6" fd00:7::3 fd00::2; }
 
@@ -371,7 +378,7 @@ another_turn()
 	client_is=inner reconnect "$1" closed_and_forgotten --end server-rst --then-from "$2"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 	[ "$seen_as" = "$3" ] || fault "seen as $seen_as"
 }
 
@@ -383,14 +390,14 @@ closed_and_forgotten()
 		fault "the router does not forget"
 }
 
-# Two clients have the same port at once: the router gives the second one another, and the
-# first one stays where it is, on a server that is drained.
+# Two clients use the same port at the same time. The router gives the second one another port, and
+# the first one's flow goes on, on a server that is drained.
 routed_collision()
 {
 	settings 1 1
 	client_is=inner reconnect "$nat" drained_with_company --end live
 	goes_on
-	evicts
+	unseen
 }
 
 drained_with_company()
@@ -403,7 +410,7 @@ drained_with_company()
 	first=$drained undrain -t "$nat"
 }
 
-# meanwhile...: another connection, from the same port, while `reconnect` waits.
+# meanwhile...: `reconnect` from the same port, while another `reconnect` waits.
 meanwhile()
 {
 	local mine=$port
@@ -413,7 +420,8 @@ meanwhile()
 	[ "$port" = "$mine" ] || fault "another port: $port, not $mine"
 }
 
-# A flow from the same port to another service goes on, with its conntrack.
+# The client reuses its port towards one service. A flow from the same port to another service goes
+# on, and keeps its conntrack.
 two_services()
 {
 	local other_server
@@ -426,20 +434,33 @@ two_services()
 
 other_service()
 {
-	local now
-
 	other_server=$first
 	note_conntrack_to "$other"
 	client_is=client meanwhile "$nat" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
-	now=$(conntrack_to "$other")
-	[ "$now" = "$noted" ] || fault "the other flow's conntrack was $noted, is $now"
+	replays tcp_closed
+	conntrack_stays "$other"
 }
 
-# The conntrack from the client's last port to a service: its state, and its id, which is made
-# from where it is in memory, and so may be that of the next one.
+# Sets `noted` to the flow's conntrack.
+note_conntrack_to()
+{
+	noted=$(conntrack_to "$1")
+	[ -n "$noted" ] || fault "no conntrack for the flow"
+}
+
+# conntrack_stays SERVICE: whether the flow still has the conntrack that was noted.
+conntrack_stays()
+{
+	local now
+
+	now=$(conntrack_to "$1")
+	[ "$now" = "$noted" ] || fault "the conntrack was $noted, is ${now:-gone}"
+}
+
+# conntrack_to SERVICE: state and id of the conntrack from the last client port. The id alone could
+# be the same for a new conntrack: it is computed from the address in memory.
 conntrack_to()
 {
 	local from to=${1%:*}
@@ -449,7 +470,7 @@ conntrack_to()
 		2>/dev/null | grep -oE '[A-Z_]+ src=|id=[0-9]+'
 }
 
-# The client's address, to such a service.
+# clients_address SERVICE: the client's address of the service's family.
 clients_address()
 {
 	case $1 in
@@ -464,20 +485,21 @@ goes_on()
 	[ "$connected" = true ] || fault "the flow does not go on"
 }
 
-# A stranger's SYN, with the addresses of a flow.
+# A stray SYN: a stranger sends it with the addresses of a flow. Where it is dropped before it
+# reaches IPVS, the flow keeps its conntrack and goes on, on a stock kernel and with the module.
 
-# The flow has ended: its conntrack is of no use to anybody.
 dropped_syn_closed() { strangers_syn_comes_late "$nat"; }
 dropped_syn_closed_ipv6() { strangers_syn_comes_late "$nat6"; }
 
+# The flow has ended. Only the client's own SYN is replayed.
 strangers_syn_comes_late()
 {
 	settings 1 0
 	reconnect "$1" "closed_and_dropped $1" --end server-rst
+	nft delete table inet strays
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
-	nft delete table inet strays
+	replays tcp_closed
 }
 
 closed_and_dropped()
@@ -487,66 +509,42 @@ closed_and_dropped()
 	strangers_syn "$1"
 }
 
-# The server is drained, and expire_nodest_conn is 1: stock IPVS would end the flow for such a
-# SYN, but this one does not get there. With the module it costs the flow its conntrack. The
-# flow's next packet makes a new one, and goes where IPVS knows it to belong.
-dropped_syn_live() { strangers_syn_is_dropped "$nat"; goes_on; }
-dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6"; goes_on; }
-dropped_syn_live_masqueraded() { strangers_syn_is_dropped "$masq"; goes_on; }
+# The flow is alive, its server is drained, and expire_nodest_conn is 1: IPVS would end the flow if
+# the SYN reached it.
 
-# ... from another port than before, which its server does not know.
-dropped_syn_live_random()
-{
-	strangers_syn_is_dropped "$rand" --timeout 1s
-	if [ "$half" = stock ]; then
-		goes_on
-	else
-		breaks
-	fi
-}
+dropped_syn_live() { strangers_syn_is_dropped "$nat" drop_strangers; }
+dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" drop_strangers; }
+dropped_syn_live_masqueraded() { strangers_syn_is_dropped "$masq" drop_strangers; }
+dropped_syn_live_random() { strangers_syn_is_dropped "$rand" drop_strangers; }
 
-breaks()
-{
-	found "broken"
-	[ "$connected" = false ] || fault "the flow goes on"
-}
+# IPv6 has no rp_filter, only this rule. In raw it drops the SYN before conntrack, in mangle after.
+reverse_path_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" "drop_unrouted mangle"; }
+raw_dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" "drop_unrouted raw"; }
 
+# strangers_syn_is_dropped SERVICE RULE
 strangers_syn_is_dropped()
 {
 	settings 1 1
-	reconnect "$1" "drained_and_dropped $1" --end live "${@:2}"
+	reconnect "$1" "drained_and_dropped $*" --end live
 	undrain -t "$1"
 	nft delete table inet strays
-	evicts tcp_drained
+	goes_on
+	unseen
 }
 
 drained_and_dropped()
 {
 	drain -t "$1"
-	drop_strangers
-	note_conntrack_to "$1"
+	$2 "${@:3}"
 	strangers_syn "$1"
-	conntrack_is_evicted "$1"
-}
-
-note_conntrack_to()
-{
-	noted=$(conntrack_to "$1")
-	[ -n "$noted" ] || fault "no conntrack for the flow"
-}
-
-conntrack_is_evicted()
-{
-	local now
-
-	now=$(conntrack_to "$1")
-	case $half in
-	stock) [ "$now" = "$noted" ] || fault "its conntrack was $noted, is $now" ;;
-	*) [ "$now" != "$noted" ] || fault "its conntrack is still there" ;;
-	esac
 }
 
 drop_strangers() { strays_rule input filter "iifname stranger tcp flags syn counter drop"; }
+
+drop_unrouted()
+{
+	strays_rule prerouting "$1" "meta nfproto ipv6 tcp flags syn fib saddr . iif oif missing counter drop"
+}
 
 # strays_rule HOOK PRIORITY RULE
 strays_rule()
@@ -561,11 +559,14 @@ strays_rule()
 	END
 }
 
-# strangers_syn SERVICE: with the last client port; returns when the rule has dropped it.
+# strangers_syn SERVICE: from the last client port. Returns when the rule has dropped it, and the
+# flow must still have its conntrack.
 strangers_syn()
 {
+	note_conntrack_to "$1"
 	console=stranger stray_syn "$1"
 	busywait 5000 one_is_counted || fault "the rule does not see the SYN"
+	conntrack_stays "$1"
 }
 
 # stray_syn SERVICE [OPTIONS]: from a `console`.
@@ -587,7 +588,7 @@ reverse_path_syn_live()
 	echo 0 >/proc/sys/net/ipv4/conf/stranger/rp_filter
 	undrain -t "$nat"
 	goes_on
-	evicts tcp_drained
+	unseen
 }
 
 drained_and_filtered()
@@ -599,49 +600,15 @@ drained_and_filtered()
 	note_conntrack_to "$nat"
 	console=stranger stray_syn "$nat"
 	busywait 5000 one_is_filtered || fault "rp_filter lets the SYN through"
-	conntrack_is_evicted "$nat"
+	conntrack_stays "$nat"
 }
 
 one_is_filtered() { [ "$(reverse_path_drops)" = $((filtered + 1)) ]; }
 
 reverse_path_drops() { nstat -asz TcpExtIPReversePathFilter | awk '/^Tcp/ { print $2 }'; }
 
-# IPv6 has no rp_filter, but for this rule; where it stands in raw, as it may, the module is
-# behind it, and the SYN costs nothing.
-reverse_path_syn_live_ipv6()
-{
-	strangers_syn_has_no_way mangle
-	evicts tcp_drained
-}
-
-raw_dropped_syn_live_ipv6()
-{
-	strangers_syn_has_no_way raw
-	unseen
-}
-
-strangers_syn_has_no_way()
-{
-	settings 1 1
-	reconnect "$nat6" "drained_and_lost_in $1" --end live
-	undrain -t "$nat6"
-	nft delete table inet strays
-	goes_on
-}
-
-drained_and_lost_in()
-{
-	drain -t "$nat6"
-	strays_rule prerouting "$1" "meta nfproto ipv6 tcp flags syn fib saddr . iif oif missing counter drop"
-	note_conntrack_to "$nat6"
-	strangers_syn "$nat6"
-	case $1 in
-	raw) half=stock conntrack_is_evicted "$nat6" ;;
-	*) conntrack_is_evicted "$nat6" ;;
-	esac
-}
-
-# One that is delivered ends the flow with the module and without.
+# A stray SYN that is delivered ends the flow on every kernel. A stock kernel drops the SYN; the
+# module replays it, as if the stranger had sent it again.
 delivered_syn_live() { strangers_syn_is_delivered "$nat"; }
 delivered_syn_live_ipv6() { strangers_syn_is_delivered "$nat6"; }
 
@@ -650,8 +617,9 @@ strangers_syn_is_delivered()
 	settings 1 1
 	reconnect "$1" "drained_and_delivered $1" --end live --timeout 1s
 	undrain -t "$1"
-	breaks
-	evicts tcp_drained
+	found "broken"
+	[ "$connected" = false ] || fault "the flow goes on"
+	replays tcp_drained
 }
 
 drained_and_delivered()
@@ -663,8 +631,10 @@ drained_and_delivered()
 
 no_live_entry() { ! entry_is ESTABLISHED; }
 
-# One with a wrong checksum, to a flow that has ended. conntrack calls it invalid, and a firewall
-# may drop it for that. It costs the flow nothing.
+# A SYN with a wrong checksum, to a flow that has ended. conntrack finds it invalid and attaches
+# nothing to it, so the module does not look at it.
+
+# A rule drops what is invalid: the SYN has no effect.
 damaged_syn_closed() { damaged_syn_is_dropped "$nat"; }
 damaged_syn_closed_ipv6() { damaged_syn_is_dropped "$nat6"; }
 
@@ -675,11 +645,11 @@ damaged_syn_is_dropped()
 	nft delete table inet strays
 	first_packet lost
 	goes_elsewhere
-	counts "matched 2, evicted_tcp_closed 1, left_bad_checksum 1"
+	counts "matched 1, replayed_tcp_closed 1"
 }
 
-# Where nobody drops it, IPVS schedules the flow anew for it: conntrack has given it no entry that
-# IPVS would mind. To what comes next the flow is one that is being opened.
+# Where no rule drops it, IPVS takes the damaged SYN for the first packet of a new flow. The client's
+# own SYN then belongs to that flow, and is not lost even with the old conntrack.
 damaged_syn_delivered() { damaged_syn_is_delivered "$nat"; }
 damaged_syn_delivered_ipv6() { damaged_syn_is_delivered "$nat6"; }
 
@@ -690,7 +660,7 @@ damaged_syn_is_delivered()
 	nft delete table inet strays
 	first_packet kept
 	goes_elsewhere
-	counts "matched 2, left_in_use 1, left_bad_checksum 1"
+	leaves in_use
 }
 
 # closed_and_damaged SERVICE [dropped]
@@ -702,10 +672,10 @@ closed_and_damaged()
 	console=other stray_syn "$1" --damaged
 	busywait 5000 one_is_counted || fault "the rule does not see the SYN"
 	[ -n "${2:-}" ] || settled SYN_RECV
-	half=stock conntrack_is_evicted "$1"
+	conntrack_stays "$1"
 }
 
-# The client's SYN is forwarded now, to where the address is: IPVS does not see it.
+# The director forwards the client's SYN to the address's new home. IPVS does not see it.
 moved_away()
 {
 	settings 1 0
@@ -714,7 +684,7 @@ moved_away()
 	ip -n "${servers[2]}" address delete "${moved%:*}/32" dev lo
 	first_packet kept
 	[ "$second" = rs2 ] || fault "went to ${second:-nobody}"
-	evicts tcp_closed
+	unseen
 }
 
 closed_and_moved()
@@ -725,14 +695,14 @@ closed_and_moved()
 		ip -batch - || fault "cannot move the address"
 }
 
-# In a VRF, packets pass PRE_ROUTING twice, for the link and for the VRF.
+# In a VRF, a packet passes PRE_ROUTING twice, once for the link and once for the VRF.
 
 vrf_rst() { in_vrf server_rst "$nat"; goes_elsewhere; }
 vrf_rst_ipv6() { in_vrf server_rst "$nat6"; goes_elsewhere; }
 vrf_drained() { in_vrf drained_while_open "$nat"; }
 
-# What is routed back to the client needs a way out of the main table. A link that changes its VRF
-# loses its IPv6 addresses.
+# Packets to the client need a route in the main table. A link loses its IPv6 addresses when it moves
+# to a VRF or out of one.
 in_vrf()
 {
 	ip -batch - <<-END || fault "cannot make the VRF"
@@ -750,7 +720,7 @@ in_vrf()
 	END
 }
 
-# On a bridge, the IP hooks see what is bridged.
+# On a bridge with br_netfilter, bridged packets pass the IP hooks.
 
 bridge_rst() { on_bridge server_rst "$nat"; goes_elsewhere; }
 bridge_rst_ipv6() { on_bridge server_rst "$nat6"; goes_elsewhere; }
@@ -780,7 +750,8 @@ on_bridge()
 	ip -n "$client" neigh flush dev director
 }
 
-# The SYN is for somebody else, on the other side of the bridge.
+# The stray SYN goes to a neighbour on the other side of the bridge: it passes PRE_ROUTING and FORWARD,
+# and IPVS does not see it.
 bridged_syn_live() { on_bridge stray_is_bridged "$nat" 10.0.0.3; }
 bridged_syn_live_ipv6() { on_bridge stray_is_bridged "$nat6" fd00:0::3; }
 
@@ -791,7 +762,7 @@ stray_is_bridged()
 	reconnect "$1" "drained_and_bridged $*" --end live
 	undrain -t "$1"
 	goes_on
-	evicts tcp_drained
+	unseen
 }
 
 drained_and_bridged()
@@ -810,11 +781,11 @@ drained_and_bridged()
 	busywait 5000 one_is_counted || fault "the SYN is not bridged"
 	ip -n "$client" route delete "$to"
 	nft delete table inet strays
-	conntrack_is_evicted "$1"
+	conntrack_stays "$1"
 }
 
-# SYNs that the client's TCP does not make: what is heard of the second connection is that it is
-# answered, and IPVS says by whom.
+# SYNs that the client's TCP would not send. The harness sends them itself, and sees whether they are
+# answered; the server is read from IPVS's entry.
 
 # by_hand KIND SERVICE BETWEEN ARGUMENTS...
 by_hand()
@@ -845,7 +816,7 @@ count_fragments()
 	END
 }
 
-# Sets `second` to the server of the last client port's entry, when the old one has gone.
+# Sets `second` to the server of the last client port's entry. Fails while the old entry is there.
 find_second()
 {
 	local from entry servers=()
@@ -858,14 +829,15 @@ find_second()
 	[ ${#servers[@]} = 1 ] && second=${servers[0]}
 }
 
-# In fragments, which are together again where the module stands.
+# In fragments, which conntrack reassembles. Over IPv6 the first fragment, with its extra header, is as
+# large as the reassembled packet, so the module can replay that, too.
 
 fragmented_syn_rst() { rst_by_hand fragments "$nat" lost; }
 fragmented_syn_rst_ipv6() { rst_by_hand fragments "$nat6" lost; }
 fragmented_syn_drained() { drained_by_hand fragments "$nat"; }
 fragmented_syn_drained_ipv6() { drained_by_hand fragments "$nat6"; }
 
-# Whole by itself: conntrack and IPVS take it as if the header were not there.
+# A fragment header on a whole packet: conntrack and IPVS ignore it.
 atomic_fragment_rst_ipv6() { rst_by_hand atomic "$nat6" lost; }
 
 rst_by_hand()
@@ -874,7 +846,7 @@ rst_by_hand()
 	by_hand "$1" "$2" "settled CLOSE" --end server-rst
 	first_packet "$3"
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 drained_by_hand()
@@ -884,55 +856,67 @@ drained_by_hand()
 	undrain -t "$2"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
-# conntrack has put them together again.
+# A datagram in fragments, which conntrack reassembles. Over IPv6 the result is larger than the
+# fragments were. A router must not send that on in larger pieces, and the replayed packet would not
+# carry that limit: the module leaves it to IPVS.
 
-fragments_server_deleted() { fragments "$nat"; }
-fragments_server_deleted_ipv6() { fragments "$nat6"; }
+fragments_server_deleted()
+{
+	fragments "$nat" kept
+	replays udp_gone
+}
 
+fragments_server_deleted_ipv6()
+{
+	fragments "$nat6" lost
+	leaves fragments
+}
+
+# fragments SERVICE MODULE
 fragments()
 {
 	settings 1 0
 	reconnect "$1" "udp_server_goes $1" --proto udp --size 2000 --end hold
 	restore -u "$1"
-	first_packet lost
+	first_packet lost "$2"
 	goes_elsewhere
-	evicts udp_gone
 }
 
-# Deleted while expire_nodest_conn is 0, so that the entries stay.
+# With expire_nodest_conn=0 the server's entries survive its deletion.
 udp_server_goes()
 {
 	remove -u "$1"
 	settings 1 1
 }
 
-# Destination options lie before the TCP header.
+# With IPv6 destination options between the IP header and the TCP header.
 
 extension_header_rst() { server_rst "$nat6" --extended; goes_elsewhere; }
 extension_header_drained() { drained_while_open "$nat6" --extended; }
 
-# With a sequence number and a timestamp from before the old connection's, as a client has them that
-# has started anew, or one of several behind one address. Neither IPVS nor conntrack looks at them.
+# With a sequence number and a timestamp older than the old connection's, as a client sends them that
+# has rebooted, or that shares an address with others. Neither IPVS nor conntrack compares them.
 
+# conntrack reopens a flow that has ended with FINs.
 old_syn_fin()
 {
 	settings 1 0
 	by_hand old "$nat" "settled TIME_WAIT" --end fin
 	first_packet kept
 	goes_elsewhere
-	evicts tcp_closed
+	unseen
 }
 
 old_syn_rst() { rst_by_hand old "$nat" lost; }
 old_syn_rst_ipv6() { rst_by_hand old "$nat6" lost; }
 old_syn_drained() { drained_by_hand old "$nat"; }
 
-# A server does that has the connection in TIME_WAIT itself. It is asked again when IPVS has one
-# server only: it answers for the old connection, the client's TCP resets that, and the next SYN
-# is taken.
+# A server with the connection in TIME_WAIT does compare them. With one real server only, that server
+# is asked again: it answers for the old connection, the client's TCP resets that, and the server
+# accepts the next SYN. conntrack reopens the flow for both SYNs.
 old_syn_same_server()
 {
 	settings 1 0
@@ -941,7 +925,7 @@ old_syn_same_server()
 	[ "$syn_retransmits" = 1 ] || fault "SYNs sent again: $syn_retransmits"
 	outcome="refused once by the server ($ms ms)" result=$ms$'\t1'
 	stays
-	evicts tcp_closed 2
+	unseen
 	witness_says drop || return
 	[ "$count" = 0 ] || fault "ipvs-watch saw IPVS drop $count" "${witness[@]}"
 }

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port after its traffic has gone over to another director, or back. Each
-# director tells the other what it has (IPVS' synchronization), but none has seen what the
-# other's conntrack has. How a case is judged stands in reuse.sh.
+# Checks that no first packet of a connection from a reused port is lost when the client's traffic
+# has moved to a backup director, or back. IPVS synchronizes its entries between the directors, but
+# each director's conntrack knows only the packets that it has seen itself. reuse.sh says how a case is
+# judged.
 #
 #                 client
 #        10.0.0.2 |    | 10.3.0.2
@@ -15,11 +16,12 @@
 #        10.2.n.2 |    | 10.4.n.2
 #                 rs<n>
 #
-# IPv6 the same: fd00:3::, fd00:4:n::. The client and the real servers have addresses at the
-# director's links only; the backup has routes to them. Virtual services (10.9.0.x):
+# For IPv6: fd00:3::, fd00:4:n::. The client and the real servers send from their addresses on the
+# director's links; the backup has routes to these. Virtual services (10.9.0.x):
 #
 #   nat    .1, fd00:9::1   the same on both directors
-#   alien  .2              the backup has other real servers: it does not know those of the entries
+#   alien  .2              the backup has other real servers, so it does not know the server of an
+#                          entry that it gets from the director
 
 # shellcheck disable=SC2034 # for reuse.sh
 # shellcheck disable=SC2317 # cases are called by name
@@ -46,7 +48,7 @@ setup()
 	local n
 
 	begin_director 2
-	# A client has the same server by both directors.
+	# mh selects the same server for a client on both directors.
 	scheduler=mh
 	service -t $nat -m 80 -b mh-fallback
 	service -t "$nat6" -m 80 -b mh-fallback
@@ -103,11 +105,11 @@ make_backup()
 
 	start_console backup nsenter --net="/run/netns/$backup" --
 	backup_net=/proc/${harness_pids[-1]}/net
-	# Any answer: then it is there.
+	# Once it answers anything, it has started.
 	ask "nothing"
 }
 
-# Both directors tell the other of each packet that a client sends, with some two seconds' delay.
+# Each director sends the other its entry for each packet from a client, about two seconds later.
 synchronize()
 {
 	local daemon
@@ -131,7 +133,7 @@ both_settings()
 	both sysctl -q -w net.ipv4.vs.conn_reuse_mode="$1" net.ipv4.vs.expire_nodest_conn="$2"
 }
 
-# traffic_by DIRECTOR: the director, or the backup.
+# traffic_by DIRECTOR: moves all traffic to `director` or `backup`.
 traffic_by()
 {
 	local clients=0 reals=2 n
@@ -152,8 +154,8 @@ traffic_by()
 ##############################################################################
 # What the cases are made of
 
-# over SERVICE BETWEEN ARGUMENTS...: the first connection comes by the director, the second one
-# by the backup. BETWEEN runs before that, and the backup is asked for entries and counters.
+# over SERVICE BETWEEN ARGUMENTS...: the first connection passes the director, and the second one the
+# backup. BETWEEN runs before the traffic moves. Entries and counters are read on the backup.
 over()
 {
 	proc_net=$backup_net
@@ -167,8 +169,8 @@ then_by_backup()
 	traffic_by backup
 }
 
-# back SERVICE STATE END: both connections come by the director. Between them another one comes
-# by the backup, from the same port, and ends by END; the director knows it to be in STATE.
+# back SERVICE STATE END: both connections pass the director. Between them, another one from the same
+# port passes the backup and ends by END, and the director's entry then gets STATE.
 back()
 {
 	proc_net=/proc/self/net
@@ -208,10 +210,10 @@ label_of=(
 	[back_client_rst_ipv6]="failover and back, client's RST, IPv6"
 	[back_fin]="failover and back, server's FIN"
 	[unknown_client_rst]="failover, client's RST, backup lacks the server"
-	[unknown_stale]="failover, came by before, backup lacks the server"
+	[unknown_stale]="failover, backup saw the port, lacks the server"
 )
 
-# The other director has the entry, but no conntrack: none is stale, and nothing is lost.
+# The backup has the entry but no conntrack. IPVS drops nothing, and the module has nothing to do.
 
 over_client_rst()
 {
@@ -219,7 +221,7 @@ over_client_rst()
 	over "$nat" "settled CLOSE" --end client-rst
 	first_packet kept
 	stays
-	leaves no_conntrack
+	unseen
 }
 
 over_client_rst_ipv6()
@@ -228,17 +230,17 @@ over_client_rst_ipv6()
 	over "$nat6" "settled CLOSE" --end client-rst
 	first_packet kept
 	stays
-	leaves no_conntrack
+	unseen
 }
 
-# Only what clients send is told: the backup takes the flow for alive.
+# IPVS synchronizes on packets from clients only: for the backup the flow is still alive.
 over_server_rst()
 {
 	both_settings 1 0
 	over "$nat" "settled ESTABLISHED" --end server-rst
 	first_packet kept
 	stays
-	leaves in_use
+	unseen
 }
 
 over_drained()
@@ -248,7 +250,7 @@ over_drained()
 	both_servers -w 1
 	first_packet kept
 	goes_elsewhere
-	leaves no_conntrack
+	unseen
 }
 
 open_then_drained()
@@ -273,17 +275,19 @@ over_live_flow()
 	unseen
 }
 
-# With a SYN conntrack begins to track the flow from its start; what follows is invalid to it,
-# and is dropped behind IPVS for a conntrack that has its addresses already.
+# conntrack takes the stray SYN for the start of the flow, and finds the flow's next packets invalid.
+# They get no conntrack of their own either, because there is one with their addresses: the kernel
+# drops them after IPVS.
 over_stray_syn()
 {
 	both_settings 1 0
 	over "$nat" "settled ESTABLISHED" --end stray-syn --timeout 1.5s
 	first_packet never never
-	leaves in_use
+	unseen
 }
 
-# The director has had the entry's new state, but its conntrack is what it was.
+# The director's entry has got its new state from the backup. Its conntrack has seen nothing, and is
+# still that of the first connection.
 
 back_client_rst()
 {
@@ -291,7 +295,7 @@ back_client_rst()
 	back "$nat" CLOSE client-rst
 	first_packet lost
 	stays
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 back_client_rst_ipv6()
@@ -300,7 +304,7 @@ back_client_rst_ipv6()
 	back "$nat6" CLOSE client-rst
 	first_packet lost
 	stays
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 back_fin()
@@ -309,18 +313,19 @@ back_fin()
 	back "$nat" TIME_WAIT fin
 	first_packet lost
 	stays
-	evicts tcp_closed
+	replays tcp_closed
 }
 
-# The backup has an entry without a real server: it goes on with the flow, by its address. When
-# that is closed it schedules anew, and loses the first packet of a flow that has come by before.
+# The backup has an entry without a real server: it goes on with the flow, by the server's address in
+# the entry. When the flow is closed, IPVS schedules the next connection to one of its own servers. It
+# loses that connection's first packet if the backup has a conntrack of the flow.
 
 unknown_client_rst()
 {
 	both_settings 1 0
 	over "$alien" "settled CLOSE" --end client-rst
 	first_packet kept
-	leaves no_conntrack
+	unseen
 }
 
 unknown_stale()
@@ -328,7 +333,7 @@ unknown_stale()
 	both_settings 1 0
 	over "$alien" visited --end server-rst
 	first_packet lost
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 visited()

@@ -1,15 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port: by every way in which IPVS forwards, for IPv4 and IPv6. How a case
-# is judged stands in reuse.sh.
+# Checks that no first packet of a connection from a reused port is lost, for each of IPVS's
+# forwarding methods, for IPv4 and IPv6. reuse.sh says how a case is judged.
 #
-# The network is in lib.sh. Each virtual service has an address of its own, 10.9.0.x and
-# fd00:9::x:
+# The network is in lib.sh. Each virtual service has its own addresses, 10.9.0.x and fd00:9::x:
 #
 #   nat   .1   NAT
-#   dr    .2   direct routing: the director sees the client's packets only, as with all tunnels
-#   ipip  .3   tunnels: an IP packet in another
+#   dr    .2   direct routing; as with all tunnels, the director sees only the client's packets
+#   ipip  .3   tunnel: an IP packet in an IP packet
 #   gue   .4   ... in UDP
 #   gre   .5   ... in GRE
 #   mix   .6   a tunnel of the other family: IPv4 in IPv6, IPv6 in IPv4
@@ -111,15 +110,15 @@ label_of=(
 	[six_in_four_drained]="TUN (IPv6 in IPv4), still open, server drained"
 )
 
-# What all ways of forwarding have in common, each with the service.
+# The ways in which a connection ends. The argument is the service.
 
 client_rst()
 {
 	settings 1 0
 	reconnect "$1" "settled CLOSE" --end client-rst
-	first_packet "$2"
+	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 drained_while_open()
@@ -129,21 +128,30 @@ drained_while_open()
 	undrain -t "$1"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
-# The director sees one direction, and its conntrack no more than SYN_SENT, which a FIN or a
-# RST does not change, and which conntrack does not reopen.
+# With one direction only, conntrack stays in SYN_SENT: neither a FIN nor a RST ends the flow for it,
+# and it does not reopen the flow.
 half_closed()
 {
 	settings 3 0
 	reconnect "$1" "settled FIN_WAIT" --end half-close
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
-nat_ipv6_client_rst() { client_rst "$nat6" kept; }
+# With both directions, conntrack reopens a flow that the client has reset.
+nat_ipv6_client_rst()
+{
+	settings 1 0
+	reconnect "$nat6" "settled CLOSE" --end client-rst
+	first_packet kept
+	goes_elsewhere
+	unseen
+}
+
 nat_ipv6_drained() { drained_while_open "$nat6"; }
 
 nat_ipv6_server_rst_drained()
@@ -153,7 +161,7 @@ nat_ipv6_server_rst_drained()
 	undrain -t "$nat6"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 closed_then_drained()
@@ -164,33 +172,33 @@ closed_then_drained()
 
 dr_drained() { drained_while_open "$dr"; }
 dr_ipv6_half_closed() { half_closed "$dr6"; }
-dr_ipv6_client_rst() { client_rst "$dr6" lost; }
+dr_ipv6_client_rst() { client_rst "$dr6"; }
 dr_ipv6_drained() { drained_while_open "$dr6"; }
 
-# Of the two the director sees the client's; without bit 2 such a flow is in use.
+# The director sees the client's FIN only. Unless conn_reuse_mode contains 2, IPVS goes on with such a
+# flow.
 dr_mode_1_sticks()
 {
 	settings 1 0
 	reconnect "$dr" "settled FIN_WAIT" --end fin
 	first_packet kept
 	stays
-	evicts
 	leaves in_use
 }
 
-ipip_client_rst() { client_rst "$ipip" lost; }
+ipip_client_rst() { client_rst "$ipip"; }
 ipip_drained() { drained_while_open "$ipip"; }
 ipip_ipv6_half_closed() { half_closed "$ipip6"; }
 ipip_ipv6_drained() { drained_while_open "$ipip6"; }
 
 gue_half_closed() { half_closed "$gue"; }
-gue_client_rst() { client_rst "$gue" lost; }
+gue_client_rst() { client_rst "$gue"; }
 gue_drained() { drained_while_open "$gue"; }
 gue_ipv6_half_closed() { half_closed "$gue6"; }
 gue_ipv6_drained() { drained_while_open "$gue6"; }
 
 gre_half_closed() { half_closed "$gre"; }
-gre_client_rst() { client_rst "$gre" lost; }
+gre_client_rst() { client_rst "$gre"; }
 gre_drained() { drained_while_open "$gre"; }
 gre_ipv6_half_closed() { half_closed "$gre6"; }
 gre_ipv6_drained() { drained_while_open "$gre6"; }

@@ -1,14 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client of a Kubernetes node reuses its port. The director is the node, the real servers
-# are its pods, and the rules are those of kube-proxy's ipvs mode: sets of services, a mark
-# given in front of IPVS, masquerading behind it; and the same meaning in nft. What the pod must see as its client's address is part of every case: a mark
-# is given to new connections only, and a first packet that is not lost but not masqueraded
-# would be no better. How a case is judged stands in reuse.sh.
+# Checks that with the rules of kube-proxy's ipvs mode no first packet of a connection from a reused
+# port is lost, and that the pod sees the right client address: the rules mark only new connections to
+# be masqueraded, so a packet with an old conntrack would reach the pod unmasqueraded. reuse.sh says
+# how a case is judged.
 #
-# The network is in lib.sh. As kube-proxy has it, cluster addresses are on a dummy device,
-# and a node port is a virtual service on the node's own address:
+# The director is a Kubernetes node, and the real servers are its pods. The rules match sets of
+# services, set a mark before IPVS and masquerade after it: in iptables as kube-proxy loads them, and
+# translated to nft. The network is in lib.sh. As with kube-proxy, cluster addresses are on a dummy
+# device, and a node port is a virtual service on the node's own address:
 #
 #   10.9.0.11:80      fd00:9::11     ClusterIP, all pods
 #   10.9.0.12:80                     LoadBalancer
@@ -18,7 +19,7 @@
 #   10.0.0.1:30080    fd00:0::1      NodePort
 #   10.0.0.1:30081    fd00:0::1      NodePort, externalTrafficPolicy Local
 #
-# The cluster's addresses are 10.2.0.0/16 and fd00:2::/32: the client is outside.
+# The cluster's own addresses are 10.2.0.0/16 and fd00:2::/32; the client is outside.
 
 # shellcheck disable=SC2034 # for reuse.sh
 # shellcheck disable=SC2317 # cases are called by name
@@ -42,7 +43,7 @@ node_port6='[fd00:0::1]:30080'
 node_port_local=10.0.0.1:30081
 node_port_local6='[fd00:0::1]:30081'
 
-# From the node itself, the kernel takes the cluster address for its own.
+# When the node connects to a cluster address, the kernel uses that address as the source, too.
 address_of+=([pod]=10.2.1.2 [node]=${cluster%:*})
 address6_of+=([pod]='[fd00:2:1::2]' [node]="${cluster6%:*}")
 
@@ -84,7 +85,7 @@ setup()
 	console_out[node]=${console_out[director]}
 }
 
-# The sets of both families; a pod that reaches itself is in loop-back.
+# The sets for both families. LOOP-BACK has the pods that may reach themselves through a service.
 make_sets()
 {
 	ipset restore <<-END || bail_out "cannot make the sets"
@@ -115,8 +116,8 @@ make_sets()
 	END
 }
 
-# rules_are iptables|nft [all]: puts the rules in place, if they are not. Masqueraded are the
-# clients of cluster addresses that are outside, or all.
+# rules_are iptables|nft [all]: loads the rules unless they are loaded already. They masquerade clients
+# of cluster addresses that are outside the cluster, or all clients.
 rules_in_place=
 rules_are()
 {
@@ -136,8 +137,8 @@ rules_are()
 	esac || bail_out "cannot load the rules for $1"
 }
 
-# iptables_rules SETS CLIENTS: the nat and filter tables, with SETS' sets; of cluster
-# addresses, such CLIENTS are masqueraded.
+# iptables_rules SETS CLIENTS: the nat and filter tables. The names of the sets begin with SETS, and
+# CLIENTS is the match for clients of cluster addresses that are masqueraded, or `all`.
 iptables_rules()
 {
 	local clients=${2/#all/}
@@ -181,7 +182,7 @@ iptables_rules()
 	END
 }
 
-# nft_rules outside|all: what iptables_rules says, for both families.
+# nft_rules outside|all: the same rules in nft, for both families.
 nft_rules()
 {
 	local outside="ip saddr != 10.2.0.0/16" outside6="ip6 saddr != fd00:2::/32"
@@ -271,21 +272,23 @@ label_of=(
 	[balancer_local_rst]="LoadBalancer, Local, server's RST"
 )
 
-# The rules change as seldom as can be: that takes time.
+# All cases with nft come last, because replacing the rules takes time.
 for case in $with_nft; do
 	cases+=" nft_$case"
 	label_of[nft_$case]="${label_of[$case]} (nft)"
 	eval "nft_$case() { rules=nft $case; }"
 done
 
-# How a connection ends and comes back: with kube-proxy's settings, to SERVICE, from who
-# `client_is`; the pod sees SEEN, an address or `node` where it is to be masqueraded.
+# Each of these takes SERVICE SEEN: the client opens a connection to SERVICE and, after the first one
+# has ended, another from the same port. The pod must see it come from SEEN: an address; `node` or
+# `node6` for the node's (masqueraded); `pod` for the pod's, or the node's where the pod is led to
+# itself.
 
 server_rst()
 {
 	comes_back "$1" "settled CLOSE" server-rst
 	is_seen_as "$2"
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 drained_while_open()
@@ -293,7 +296,7 @@ drained_while_open()
 	comes_back "$1" "drain -t $1" hold
 	undrain -t "$1"
 	is_seen_as "$2"
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 server_rst_drained()
@@ -301,7 +304,7 @@ server_rst_drained()
 	comes_back "$1" "closed_then_drained $1" server-rst
 	undrain -t "$1"
 	is_seen_as "$2"
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 closed_then_drained()
@@ -328,7 +331,7 @@ is_seen_as()
 
 	case $expected in
 	pod)
-		# It may be led to itself.
+		# The pod that is the client may also be the server.
 		expected=10.2.1.2
 		[ "$second" != rs1 ] || expected=10.2.1.1
 		;;

@@ -285,8 +285,8 @@ first_packet()
 }
 
 # witness_says EVENT: sets `count` to the number of packets from the last client port that were
-# dropped for a stale conntrack, or whose conntrack was evicted; false without a witness. Like
-# the module's counters, replayed are those of the director that is asked.
+# dropped for a stale conntrack, or were replayed; false without a witness. Like
+# the module's counters, replays are those of the director that is asked.
 witness_says()
 {
 	local line netns
@@ -345,7 +345,7 @@ replays()
 	[ "$half" = module ] || return 0
 	count_replays
 	[ "$replayed" = "$expected" ] ||
-		fault "replayed: expected ${expected:-none}, counted ${replayed:-none}"
+		fault "replays: expected ${expected:-none}, counted ${replayed:-none}"
 	witness_says replay || return
 	[ "$count" = "${1:+${2:-1}}" ] || ((count == 0 && $# == 0)) ||
 		fault "ipvs-watch saw $count replays" "${witness[@]}"
