@@ -41,8 +41,9 @@ pub struct BeforeIpvs;
 static OPS: HookOps<BeforeIpvs> = HookOps::new();
 
 impl Hook for BeforeIpvs {
-    // IPVS registers its hooks in a namespace with the first service, at `NF_IP_PRI_NAT_SRC - 1`
-    // and `NF_IP_PRI_NAT_DST + 2`; of two with the same priority the later one runs first.
+    // One less than `ip_vs_in_hook()`, which is registered with a namespace's first service: of two
+    // hooks with the same priority the one that was registered later runs first. It is the priority
+    // of `ip_vs_out_hook()`, which looks for replies and so takes no packet that reopens a flow.
     const LOCAL_IN_PRIORITY: i32 = HookOps::<Self>::NAT_SRC - 2;
     const LOCAL_OUT_PRIORITY: i32 = HookOps::<Self>::NAT_DST + 1;
 

@@ -8,8 +8,8 @@
 # be loaded in place of the stock one. No kernel is built.
 #
 #   patched    with the series for that kernel, patches/SERIES; beside it ip_vs_reuse.ko, built
-#              out of the tree for this IPVS, whose packets it decides about when asked, and for
-#              the tests flow_ops.ko, which would be asked, too
+#              out of the tree for this IPVS, which asks it about packets; for the tests flow_ops.ko,
+#              which wants to be asked, too; and nf_conntrack.ko, which the series patches as well
 #   NAME       as kernels once were: selftests/baselines/NAME.patch
 #
 # The patches are put on by git am, on a copy-on-write view of the kernel's directory.
@@ -57,6 +57,8 @@ make -j"$(nproc)" M=net/netfilter/ipvs W=1 modules
 cp net/netfilter/ipvs/ip_vs.ko "$to/"
 
 if [ "$variant" = patched ]; then
+	make -j"$(nproc)" M=net/netfilter nf_conntrack.ko
+	cp net/netfilter/nf_conntrack.ko "$to/"
 	make M=/src MO="$to/module" KBUILD_EXTRA_SYMBOLS=/tmp/kernel/net/netfilter/ipvs/Module.symvers \
 		IP_VS_REUSE_SELFTESTS=m modules
 	mv "$to"/module/{ip_vs_reuse,selftests/modules/flow_ops}.ko "$to/"

@@ -63,6 +63,13 @@ no_unsafe() {
 	! grep -nE '\bunsafe\b' rust/*.rs | grep -v '//[/!]'
 }
 
+# The kernel does not ask services when it unloads a module whose initialization failed: what
+# services may use is registered by the last step, in one place.
+scheduler_is_last() {
+	[ "$(git grep -c 'SchedulerRegistration::new(' rust | grep -v '^rust/ipvs/')" = rust/ip_vs_reuse.rs:1 ] &&
+		grep '<-' rust/ip_vs_reuse.rs | tail -n 1 | grep -q 'SchedulerRegistration::new('
+}
+
 # The review page names what is called: every C function, none that is not, and every atomic.
 # shellcheck disable=SC2016 # backticks are what is looked for
 unsafe_page() {
@@ -92,6 +99,7 @@ check "clippy: harness, host tests and ipvs-watch" clippy_user_space
 check "rustdoc without a warning" scripts/docs.sh --inside $out/plain $out/docs
 check "no panic in the packet path" no_panics
 check "no unsafe outside the abstractions" no_unsafe
+check "the scheduler is registered last" scheduler_is_last
 check "docs/unsafe.md names what is called" unsafe_page
 if [ -e "patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$2")" ]; then
 	check "patches/ and rust/ say the same" scripts/export-patches.sh --inside "$2" --check

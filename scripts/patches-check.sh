@@ -56,8 +56,11 @@ clippy() {
 	ipvs_make CLIPPY=1 KRUSTFLAGS=-Dwarnings
 }
 
+# The one file of conntrack that the series changes.
+conntrack_make() { make M=net/netfilter "$@" nf_conntrack_proto_tcp.o; }
+
 without_a_warning() {
-	ipvs_make W=1 || return
+	"$1" W=1 || return
 	! grep -qE '[0-9]: (warning|error)|^(warning|error)|WARNING:' /tmp/log
 }
 
@@ -97,8 +100,10 @@ for patch in "$series"/000[1-9]-*.patch; do
 	if grep -q '^--- a/rust/' "$patch"; then
 		check "$name: the kernel's crates build" prepare
 	fi
-	if grep -q '^+++ b/\(net\|include\)/' "$patch"; then
-		check "$name: IPVS builds without a warning (W=1)" without_a_warning
+	if grep -q '^+++ b/net/netfilter/nf_conntrack' "$patch"; then
+		check "$name: conntrack builds without a warning (W=1)" without_a_warning conntrack_make
+	elif grep -q '^+++ b/\(net\|include\)/' "$patch"; then
+		check "$name: IPVS builds without a warning (W=1)" without_a_warning ipvs_make
 		check "$name: sparse says nothing new" no_new_sparse_warning
 	fi
 	if grep -q '^--- a/rust/' "$patch"; then

@@ -27,7 +27,7 @@ on_host() (
 cases="watch.sh module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
 tools="tools.sh directors.sh"
-others="matrix.sh bad_input.sh fault_injection.sh"
+others="matrix.sh bad_input.sh bound.sh stack.sh fault_injection.sh"
 
 in_vm() {
 	# shellcheck disable=SC2086 # a list
@@ -42,7 +42,7 @@ kernel_tests() {
 first() {
 	local status=0
 	in_vm "$cases $tools" || status=1
-	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "conn_reuse.sh kernel_ipvs_conn_reuse.sh" || status=1
+	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "conn_reuse.sh kernel_series.sh" || status=1
 	return $status
 }
 

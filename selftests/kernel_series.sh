@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The kernel's selftest that comes with the series in patches/: taken out of its patch, put
-# among the kernel's own, and run by itself. On the stock IPVS it must fail, for just those
-# cases that the series mends; with the patched one all of it must pass.
+# The kernel selftests that come with the series in patches/: taken out of their patches, put
+# among the kernel's own, and run by themselves. On the stock kernel each must fail, for just those
+# cases that the series mends; with the patched IPVS or conntrack all of it must pass.
 #
 # KERNEL_TESTS: what scripts/kernel-selftests.sh has made
 # IPVS:         what scripts/ipvs.sh has made, patched
@@ -12,18 +12,21 @@
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-test=ipvs_conn_reuse.sh
-controls="^IPv[46], (FIN|server's RST, conn_reuse_mode=0)$"
-
-# Namespaces go some time after they are deleted, and their services with them.
-unload() { busywait 20000 unloaded; }
+# unload MODULE: with the modules that use it. Namespaces go some time after they are deleted, and
+# what they use with them.
+unload() { busywait 20000 unloaded "$1"; }
 unloaded()
 {
-	[ ! -e /sys/module/ip_vs_rr ] || rmmod ip_vs_rr
-	[ ! -e /sys/module/ip_vs ] || rmmod ip_vs
+	local user
+
+	[ -e "/sys/module/$1" ] || return 0
+	for user in "/sys/module/$1/holders"/*; do
+		[ ! -e "$user" ] || unloaded "${user##*/}"
+	done
+	rmmod "$1"
 } 2>/dev/null
 
-put_stock_back() { unload && modprobe -a ip_vs ip_vs_rr; }
+put_stock_back() { unload nf_conntrack && modprobe -a ip_vs ip_vs_rr nft_ct; }
 
 cleanup()
 {
@@ -31,42 +34,68 @@ cleanup()
 	rm -rf "$tmp"
 } 2>/dev/null
 
-# run STATUS: the test, which is to end with STATUS. Sets `passed` and `failed`, the cases.
+# run TEST STATUS: TEST is to end with STATUS. Sets `passed` and `failed`, its cases.
 run()
 {
 	local status
 
-	(cd "$tmp/tools/testing/selftests/net/netfilter" && timeout 300 "./$test") >"$tmp/output" 2>&1 </dev/null
+	(cd "$tmp/tools/testing/selftests/net/netfilter" && timeout 300 "./$1") >"$tmp/output" 2>&1 </dev/null
 	status=$?
-	((status == $1)) || fault "it ended with $status:" "$(tail -n 20 "$tmp/output")"
+	((status == $2)) || fault "it ended with $status:" "$(tail -n 20 "$tmp/output")"
 	mapfile -t passed < <(sed -n 's/^PASS: //p' "$tmp/output")
 	mapfile -t failed < <(sed -n 's/^FAIL: //p' "$tmp/output")
 	outcome="${#passed[@]} pass, ${#failed[@]} fail"
 }
 
+# stock_fails TEST CONTROLS: the cases that match CONTROLS pass, and no others.
 stock_fails()
 {
 	local case
 
-	run 1
+	run "$1" 1
 	for case in "${passed[@]}"; do
-		[[ $case =~ $controls ]] || fault "passes, with nothing to mend it: $case"
+		[[ $case =~ $2 ]] || fault "passes, with nothing to mend it: $case"
 	done
 	for case in "${failed[@]}"; do
-		[[ ! $case =~ $controls ]] || fault "fails: $case"
+		[[ ! $case =~ $2 ]] || fault "fails: $case"
 	done
-	grep -qP '^\tSYN retransmitted' "$tmp/output" || fault "no SYN was lost"
 	((${#passed[@]} > 0)) || fault "no case passes"
 	cases=$((${#passed[@]} + ${#failed[@]}))
 }
 
 patched_passes()
 {
-	{ unload && insmod "$IPVS/ip_vs.ko"; } || bail_out "cannot load $IPVS/ip_vs.ko"
-	loaded=patched
-	run 0
+	run "$1" 0
 	((${#failed[@]} == 0)) || fault "$(grep -A 4 '^FAIL' "$tmp/output")"
 	((${#passed[@]} == cases)) || fault "there were $cases on the stock kernel"
+}
+
+stock_ipvs()
+{
+	stock_fails ipvs_conn_reuse.sh "^IPv[46], (FIN|server's RST, conn_reuse_mode=0)$"
+	grep -qP '^\tSYN retransmitted' "$tmp/output" || fault "no SYN was lost"
+}
+
+patched_ipvs()
+{
+	{ unload ip_vs && insmod "$IPVS/ip_vs.ko"; } || bail_out "cannot load $IPVS/ip_vs.ko"
+	loaded=patched
+	patched_passes ipvs_conn_reuse.sh
+}
+
+stock_conntrack()
+{
+	put_stock_back || bail_out "cannot load the stock modules"
+	loaded=stock
+	stock_fails conntrack_tcp_reopen_rst.sh "^(client's RST|RST .*)$"
+}
+
+# What it stands on is still there: nf_defrag_ipv4 and nf_defrag_ipv6.
+patched_conntrack()
+{
+	{ unload nf_conntrack && insmod "$IPVS/nf_conntrack.ko"; } || bail_out "cannot load $IPVS/nf_conntrack.ko"
+	loaded=patched
+	patched_passes conntrack_tcp_reopen_rst.sh
 }
 
 one_module_decides()
@@ -85,25 +114,29 @@ one_module_decides()
 need_root
 [ -n "${IPVS:-}" ] || skip_all "IPVS is not set: scripts/ipvs.sh patched"
 [ -d "${KERNEL_TESTS:-}/net/netfilter" ] || skip_all "KERNEL_TESTS is not set: scripts/kernel-selftests.sh"
-need_tools git ip ipvsadm nft nstat socat ss
-need_modules ip_vs nf_conntrack ip_vs_rr nft_ct veth bridge
+need_tools conntrack git ip ipvsadm nft nstat socat ss
+need_modules ip_vs nf_conntrack nf_conntrack_netlink ip_vs_rr nft_ct veth bridge
 
-release=$(uname -r)
-[[ $release =~ ^[0-9]+\.[0-9]+ ]]
-patch=$(grep -lE "^\+\+\+ .*/$test$" "$here/../patches/${BASH_REMATCH[0]}"/*.patch) ||
-	skip_all "there is no patch with $test for Linux $release"
+[[ $(uname -r) =~ ^[0-9]+\.[0-9]+ ]]
+series=("$here/../patches/${BASH_REMATCH[0]}"/000[1-9]-*.patch)
+[ -e "${series[0]}" ] || skip_all "there are no patches for Linux $(uname -r)"
 
 tmp=$(mktemp -d) loaded=
 trap cleanup EXIT
 mkdir -p "$tmp/tools/testing"
 cp -r "$KERNEL_TESTS" "$tmp/tools/testing/selftests"
-(cd "$tmp" && git apply --include='tools/testing/selftests/*' "$patch") || bail_out "$patch does not apply"
+for patch in "${series[@]}"; do
+	grep -q '^+++ b/tools/testing/selftests/' "$patch" || continue
+	(cd "$tmp" && git apply --include='tools/testing/selftests/*' "$patch") || bail_out "$patch does not apply"
+done
 # Whichever IPVS is loaded.
 put_stock_back || bail_out "cannot load the stock ip_vs"
 loaded=stock
 
-ktap_plan 3
-check stock_fails "stock: $test fails for what the series mends, and for nothing else"
-check patched_passes "patched: $test passes"
+ktap_plan 5
+check stock_ipvs "stock: ipvs_conn_reuse.sh fails for what the series mends, and for nothing else"
+check patched_ipvs "patched: ipvs_conn_reuse.sh passes"
 check one_module_decides "patched: one module at a time decides about reopened flows"
+check stock_conntrack "stock: conntrack_tcp_reopen_rst.sh fails after the server's RST only"
+check patched_conntrack "patched conntrack: conntrack_tcp_reopen_rst.sh passes"
 ktap_exit
