@@ -203,7 +203,7 @@ loaded_at_boot() {
 		curl --silent --retry 30 --retry-connrefused localhost:9100/metrics >/tmp/read
 		grep textfile_scrape_error /tmp/read; grep ipvs_watch /tmp/read
 		grep -qx "node_textfile_scrape_error 0" /tmp/read &&
-			grep -qx "ipvs_watch_evicted_conntracks_total 3" /tmp/read'
+			grep -qx "ipvs_watch_replayed_packets_total 3" /tmp/read'
 }
 check "Linux $new boots: the module is in, no first packet is lost, node_exporter tells" loaded_at_boot
 
