@@ -27,7 +27,7 @@ on_host() (
 cases="watch.sh module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
 tools="tools.sh directors.sh"
-others="matrix.sh bad_input.sh bound.sh stack.sh fault_injection.sh"
+others="matrix.sh bad_input.sh bound.sh queued.sh stack.sh fault_injection.sh"
 
 in_vm() {
 	# shellcheck disable=SC2086 # a list

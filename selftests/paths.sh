@@ -1,0 +1,452 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A client reuses its port: by the devices, routes and tunnels through which its packets come to
+# IPVS. A packet that is replayed takes the same way twice: rules at LOCAL_IN see one SYN twice
+# where they see a lost one and its retransmission on the stock kernel (`passes` counts them). How
+# a case is judged stands in reuse.sh.
+#
+# The network is in lib.sh, all services are NAT:
+#
+#   nat      10.9.0.1, fd00:9::1
+#   marked   10.9.0.2, fd00:9::2     by the packets' mark 5
+#   routed   10.9.0.20, fd00:9::20   no address of the director, but for packets with the mark 6
+#
+# paths_netfilter.sh has what lies behind the routes: rules, queues, sockets.
+
+# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2317 # cases are called by name
+# shellcheck source=selftests/reuse.sh
+. "$(dirname "$0")/reuse.sh"
+
+need_tools clang iptables ip6tables python3 tc
+need_modules 8021q act_ct act_mirred act_skbedit bridge br_netfilter cls_flower cls_matchall esp4 esp6 \
+	gcm ipvlan macvlan nft_compat nft_xfrm sch_ingress seqiv vrf xfrm_user xt_mark xt_physdev
+
+nat=10.9.0.1:80
+nat6='[fd00:9::1]:80'
+marked=10.9.0.2:80
+marked6='[fd00:9::2]:80'
+routed=10.9.0.20:80
+routed6='[fd00:9::20]:80'
+
+cases="tc_mark tc_mark_ipv6 tc_conntrack tc_conntrack_ipv6 tc_conntrack_committed
+	routed_by_mark routed_by_mark_ipv6 strict_reverse_path
+	vrf vrf_ipv6 vrf_zone
+	bridge_plain bridge_plain_ipv6 bridge_physdev bridge_physdev_ipv6
+	vlan vlan_ipv6 macvlan macvlan_ipv6 ipvlan ipvlan_ipv6
+	ipsec_transport ipsec_transport_ipv6 ipsec_tunnel ipsec_tunnel_ipv6
+	generic_xdp generic_xdp_ipv6
+	tc_to_loopback tc_to_loopback_ipv6
+	seen_twice"
+
+##############################################################################
+# The director
+
+setup()
+{
+	begin_director 2
+	service -t $nat -m 80
+	service -t "$nat6" -m 80
+	service -f 5 -m 0
+	service -f '5 -6' -m 0
+	service -t $routed -m 80
+	service -t "$routed6" -m 80
+	make_services
+	start_traffic --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp
+}
+
+##############################################################################
+# The cases: their names for people, and one function each
+
+label_of=(
+	[tc_mark]="a service by a mark that tc sets"
+	[tc_mark_ipv6]="a service by a mark that tc sets, IPv6"
+	[tc_conntrack]="tc attaches the conntrack"
+	[tc_conntrack_ipv6]="tc attaches the conntrack, IPv6"
+	[tc_conntrack_committed]="tc attaches and commits the conntrack"
+	[routed_by_mark]="routed to the director by a mark"
+	[routed_by_mark_ipv6]="routed to the director by a mark, IPv6"
+	[strict_reverse_path]="strict rp_filter"
+	[vrf]="through a VRF"
+	[vrf_ipv6]="through a VRF, IPv6"
+	[vrf_zone]="through a VRF, conntrack zone"
+	[bridge_plain]="on a bridge without netfilter"
+	[bridge_plain_ipv6]="on a bridge without netfilter, IPv6"
+	[bridge_physdev]="on a bridge, physdev rules"
+	[bridge_physdev_ipv6]="on a bridge, physdev rules, IPv6"
+	[vlan]="through a VLAN"
+	[vlan_ipv6]="through a VLAN, IPv6"
+	[macvlan]="through a macvlan"
+	[macvlan_ipv6]="through a macvlan, IPv6"
+	[ipvlan]="through an ipvlan"
+	[ipvlan_ipv6]="through an ipvlan, IPv6"
+	[ipsec_transport]="IPsec, transport mode"
+	[ipsec_transport_ipv6]="IPsec, transport mode, IPv6"
+	[ipsec_tunnel]="IPsec, tunnel mode"
+	[ipsec_tunnel_ipv6]="IPsec, tunnel mode, IPv6"
+	[generic_xdp]="a generic XDP program"
+	[generic_xdp_ipv6]="a generic XDP program, IPv6"
+	[tc_to_loopback]="tc redirects to the loopback device"
+	[tc_to_loopback_ipv6]="tc redirects to the loopback device, IPv6"
+	[seen_twice]="counters and captures see a replayed packet twice"
+)
+
+# saved SERVICE: the second connection's first packet, after the server's RST.
+saved()
+{
+	server_rst "$1" lost
+	goes_elsewhere
+	replays tcp_closed
+}
+
+# server_rst SERVICE OUTCOME...: of the first packet, as first_packet has it.
+server_rst()
+{
+	settings 1 0
+	reconnect "$1" closed_and_counted --end server-rst
+	first_packet "${@:2}"
+}
+
+closed_and_counted() { settled CLOSE; before=$(passed); }
+
+# passes MATCH COMMAND...: a COMMAND that makes two connections. Only SYNs that MATCH is true of
+# come to IPVS. Of the second connection's, each must do so that the client sends, and the one that
+# is replayed once more.
+passes()
+{
+	local before='' count expected
+
+	nft -f - <<-END || fault "cannot load the rules"
+		table inet path {
+			chain input {
+				type filter hook input priority filter
+				tcp flags & (fin | syn | rst | ack) == syn $1 counter accept
+				tcp flags & (fin | syn | rst | ack) == syn counter drop
+			}
+		}
+	END
+	"${@:2}"
+	count=$(($(passed) - before))
+	nft delete table inet path
+	expected=$((syn_retransmits + 1))
+	[ "$half" = stock ] || ((syn_retransmits)) || expected=2
+	[ "$count" = "$expected" ] || fault "expected $expected SYNs to pass by $1, $count did"
+}
+
+passed() { [[ ! $(nft list table inet path 2>&1) =~ packets\ ([0-9]+) ]] || echo "${BASH_REMATCH[1]}"; }
+
+# on_ingress COMMAND FILTER...: with such a tc filter for what comes from the client.
+on_ingress()
+{
+	tc qdisc add dev client clsact
+	tc filter add dev client ingress "${@:2}" || fault "tc does not take: ${*:2}"
+	eval "$1"
+	tc qdisc delete dev client clsact
+}
+
+tc_mark() { on_ingress "passes 'meta mark 5' saved $marked" matchall action skbedit mark 5; }
+tc_mark_ipv6() { on_ingress "passes 'meta mark 5' saved $marked6" matchall action skbedit mark 5; }
+
+tc_conntrack() { on_ingress "saved $nat" protocol ip matchall action ct; }
+tc_conntrack_ipv6() { on_ingress "saved $nat6" protocol ipv6 matchall action ct; }
+
+# Every SYN has a confirmed conntrack when it comes to IPVS: one that is replayed has a new one. A
+# patched IPVS has no entry any more that it could belong to; the stock one has, and drops the SYN.
+# The module does not replay it once more.
+tc_conntrack_committed()
+{
+	local outcome_with_module=lost
+
+	[ "$plain" = stock ] || outcome_with_module=kept
+	on_ingress "server_rst $nat lost $outcome_with_module" protocol ip matchall action ct commit
+	goes_elsewhere
+	[ "$plain" != stock ] || counts "matched 2, replayed_tcp_closed 1, left_untracked 1"
+}
+
+routed_by_mark() { by_mark "ip daddr ${routed%:*}" saved "$routed"; }
+routed_by_mark_ipv6() { by_mark "ip6 daddr fd00:9::20" saved "$routed6"; }
+
+by_mark()
+{
+	ip rule add fwmark 6 lookup 100
+	ip -6 rule add fwmark 6 lookup 100
+	ip -batch - <<-END || fault "cannot add the routes"
+		route add local ${routed%:*} dev lo table 100
+		route add local fd00:9::20 dev lo table 100
+	END
+	nft -f - <<-END || fault "cannot load the rules"
+		table inet by_mark {
+			chain prerouting {
+				type filter hook prerouting priority mangle
+				$1 meta mark set 6
+			}
+		}
+	END
+	passes 'meta mark 6' "${@:2}"
+	nft delete table inet by_mark
+	ip rule delete fwmark 6
+	ip -6 rule delete fwmark 6
+	ip route flush table 100
+	ip -6 route flush table 100
+}
+
+strict_reverse_path()
+{
+	echo 1 >/proc/sys/net/ipv4/conf/client/rp_filter
+	saved "$nat"
+	echo 0 >/proc/sys/net/ipv4/conf/client/rp_filter
+}
+
+vrf() { in_vrf passes 'iifname red' saved "$nat"; }
+vrf_ipv6() { in_vrf passes 'iifname red' saved "$nat6"; }
+
+# The zone is chosen by the device in the VRF, which the packet would not pass again.
+vrf_zone()
+{
+	nft -f - <<-END || fault "cannot load the rules"
+		table inet zone {
+			chain prerouting {
+				type filter hook prerouting priority raw
+				iifname client ct zone set 7
+			}
+		}
+	END
+	in_vrf server_rst "$nat" lost lost
+	nft delete table inet zone
+	goes_elsewhere
+	leaves vrf_zone
+}
+
+# What is routed back to the client needs a way out of the main table. A link that changes its VRF
+# loses its IPv6 addresses.
+in_vrf()
+{
+	ip -batch - <<-END || fault "cannot make the VRF"
+		link add red type vrf table 10
+		link set red up
+		link set client master red
+		address replace fd00:0::1/64 dev client nodad
+		route add 10.0.0.0/24 dev client
+		route add fd00:0::/64 dev client
+	END
+	"$@"
+	ip -batch - <<-END || fault "cannot take the VRF away"
+		link delete red
+		address replace fd00:0::1/64 dev client nodad
+	END
+}
+
+bridge_plain() { on_bridge 0 passes 'iifname front' saved "$nat"; }
+bridge_plain_ipv6() { on_bridge 0 passes 'iifname front' saved "$nat6"; }
+
+# on_bridge NETFILTER COMMAND...
+on_bridge()
+{
+	sysctl_set bridge/bridge-nf-call-iptables "$1"
+	sysctl_set bridge/bridge-nf-call-ip6tables "$1"
+	ip -batch - <<-END || fault "cannot make the bridge"
+		link add front type bridge
+		link set client master front
+	END
+	in_front "${@:2}"
+}
+
+# As on a node whose pods are on a bridge. The physical device is still known when a packet comes
+# again: its mark is gone, and is set again by PREROUTING.
+bridge_physdev() { on_bridge 1 with_physdev iptables saved "$nat"; }
+bridge_physdev_ipv6() { on_bridge 1 with_physdev ip6tables saved "$nat6"; }
+
+# with_physdev IPTABLES COMMAND...
+with_physdev()
+{
+	"$1" -t mangle -A PREROUTING -m physdev --physdev-in client -j MARK --set-mark 5
+	"$1" -t mangle -A INPUT -p tcp --syn --dport 80 -m physdev ! --physdev-in client -j DROP ||
+		fault "$1 does not take the rule"
+	passes "iifname front meta mark 5" "${@:2}"
+	"$1" -t mangle -F
+}
+
+# in_front COMMAND...: with the addresses of the link to the client on `front`, which is made, and
+# will be deleted.
+in_front()
+{
+	ip -batch - <<-END || fault "cannot use the device"
+		link set front up
+		address delete 10.0.0.1/24 dev client
+		address delete fd00:0::1/64 dev client
+		address add 10.0.0.1/24 dev front
+		address add fd00:0::1/64 dev front nodad
+	END
+	echo 0 >/proc/sys/net/ipv4/conf/front/rp_filter
+	ip -n "$client" neigh flush dev director
+	"$@"
+	ip -batch - <<-END || fault "cannot delete the device"
+		link delete front
+		address add 10.0.0.1/24 dev client
+		address add fd00:0::1/64 dev client nodad
+	END
+	ip -n "$client" neigh flush dev director
+}
+
+vlan() { on_vlan saved "$nat"; }
+vlan_ipv6() { on_vlan saved "$nat6"; }
+
+on_vlan()
+{
+	configure "$client" <<-END
+		link add link director name front type vlan id 5
+		link set front up
+		address delete 10.0.0.2/24 dev director
+		address delete fd00:0::2/64 dev director
+		$(clients_addresses front)
+	END
+	ip link add link client name front type vlan id 5
+	in_front passes 'iifname front' "$@"
+	configure "$client" <<-END
+		link delete front
+		$(clients_addresses director)
+	END
+}
+
+# clients_addresses DEVICE: to be added there.
+clients_addresses()
+{
+	cat <<-END
+		address add 10.0.0.2/24 dev $1
+		address add fd00:0::2/64 dev $1 nodad
+		route replace 10.9.0.0/24 via 10.0.0.1
+		route replace fd00:9::/64 via fd00:0::1
+	END
+}
+
+macvlan() { on_macvlan saved "$nat"; }
+macvlan_ipv6() { on_macvlan saved "$nat6"; }
+
+# The link below must not answer for its address.
+on_macvlan()
+{
+	echo 1 >/proc/sys/net/ipv4/conf/client/arp_ignore
+	ip link add link client name front type macvlan mode bridge
+	in_front passes 'iifname front' "$@"
+	echo 0 >/proc/sys/net/ipv4/conf/client/arp_ignore
+}
+
+ipvlan() { on_ipvlan saved "$nat"; }
+ipvlan_ipv6() { on_ipvlan saved "$nat6"; }
+
+# Its packets are those to its own addresses.
+on_ipvlan()
+{
+	ip -batch - <<-END
+		link add link client name front type ipvlan mode l2
+		address add 10.9.0.1/32 dev front
+		address add fd00:9::1/128 dev front nodad
+	END
+	in_front passes 'iifname front' "$@"
+}
+
+# With a rule that lets nothing pass but what came by IPsec. Replies are not encrypted.
+ipsec_transport() { by_ipsec transport 10.0.0.2 10.9.0.1 10.9.0.1 saved "$nat"; }
+ipsec_transport_ipv6() { by_ipsec transport fd00:0::2 fd00:9::1 fd00:9::1 saved "$nat6"; }
+ipsec_tunnel() { by_ipsec tunnel 10.0.0.2 10.9.0.1 10.0.0.1 saved "$nat"; }
+ipsec_tunnel_ipv6() { by_ipsec tunnel fd00:0::2 fd00:9::1 fd00:0::1 saved "$nat6"; }
+
+# by_ipsec MODE CLIENT SERVICE DIRECTOR COMMAND...: to the SERVICE by way of DIRECTOR.
+by_ipsec()
+{
+	local state="src $2 dst $4 proto esp spi 0x1001 reqid 5 mode $1" ns
+
+	for ns in "$client" ''; do
+		# shellcheck disable=SC2086 # several words
+		ip ${ns:+-n "$ns"} xfrm state add $state \
+			aead 'rfc4106(gcm(aes))' 0x0123456789abcdef0123456789abcdef01234567 128 ||
+			fault "cannot add the IPsec state"
+	done
+	ip -n "$client" xfrm policy add dir out src "$2" dst "$3" \
+		tmpl src "$2" dst "$4" proto esp reqid 5 mode "$1" || fault "cannot add the IPsec policy"
+	passes "meta ipsec exists ipsec in reqid 5" "${@:5}"
+	ip -n "$client" xfrm policy flush
+	ip -n "$client" xfrm state flush
+	ip xfrm state flush
+}
+
+generic_xdp() { with_xdp saved "$nat"; }
+generic_xdp_ipv6() { with_xdp saved "$nat6"; }
+
+with_xdp()
+{
+	clang -O2 -target bpf -c -o "$tmp/xdp.o" -x c - <<-END || fault "cannot build the XDP program"
+		__attribute__((section("xdp"), used)) int pass(void *packet) { return 2 /* XDP_PASS */; }
+		__attribute__((section("license"), used)) char gpl[] = "GPL";
+	END
+	ip link set dev client xdpgeneric obj "$tmp/xdp.o" sec xdp || fault "cannot attach the XDP program"
+	"$@"
+	ip link set dev client xdpgeneric off
+}
+
+tc_to_loopback() { to_loopback ip "$nat"; }
+tc_to_loopback_ipv6() { to_loopback ipv6 "$nat6"; }
+
+# to_loopback PROTOCOL SERVICE
+to_loopback()
+{
+	on_ingress "passes 'iifname lo' server_rst $2 lost lost" \
+		protocol "$1" flower ip_proto tcp action mirred ingress redirect dev lo
+	goes_elsewhere
+	leaves loopback
+}
+
+# A packet that is replayed is received once by the device, and twice by tc, packet sockets, and IP.
+seen_twice()
+{
+	local line
+
+	coproc sniffer { exec "$here/paths.py" sniff client; }
+	read -r -t 20 line <&"${sniffer[0]}"
+	[ "$line" = READY ] || fault "paths.py sniff says ${line:-nothing}"
+	on_ingress "saved_and_counted" protocol ip flower ip_proto tcp src_ip 10.0.0.2 tcp_flags 0x2/0x17 action ok
+	# shellcheck disable=SC2154 # coproc sets it
+	kill "$sniffer_PID"
+	wait "$sniffer_PID" 2>/dev/null
+}
+
+saved_and_counted()
+{
+	local surplus sent seen twice=0
+
+	surplus=$(surplus)
+	saved "$nat"
+	[ "$half" = stock ] || twice=1
+	sent=$((syn_retransmits + 1))
+	# Some packets may be on their way.
+	busywait 5000 surplus_grew ||
+		fault "expected $twice packets to be counted twice in IpInReceives, not $(($(surplus) - surplus))"
+	[[ $(tc -s filter show dev client ingress) =~ Sent\ [0-9]+\ bytes\ ([0-9]+)\ pkt ]]
+	seen=$((BASH_REMATCH[1] - 1))
+	[ "$seen" = $((sent + twice)) ] || fault "the client has sent $sent SYNs, tc has seen $seen"
+	echo "$port" >&"${sniffer[1]}"
+	read -r -t 20 seen <&"${sniffer[0]}"
+	[ "$seen" = $((sent + twice + 1)) ] ||
+		fault "the client has sent $sent SYNs and one before, a packet socket has seen $seen"
+}
+
+surplus_grew() { [ $(($(surplus) - surplus)) = "$twice" ]; }
+
+# How many more packets the director's IP has received than all others have sent to it.
+surplus()
+{
+	local surplus ns
+
+	surplus=$(statistic IpInReceives)
+	for ns in "$client" "${servers[@]}"; do
+		surplus=$((surplus - $(in_ns "$ns" bash -c "$(declare -f statistic); statistic IpOutRequests")))
+	done
+	echo "$surplus"
+}
+
+statistic() { nstat -asz "$1" | awk '!/^#/ { print $2 }'; }
+
+##############################################################################
+
+run_both_halves "$@"
