@@ -7,11 +7,11 @@
 //! conntrack is confirmed: a confirmed conntrack cannot be redirected to another real server. The
 //! client sends the packet again a second later, when entry and conntrack are gone.
 //!
-//! Here the same happens at once. Where [`policy`](crate::policy) says that IPVS would drop the
+//! Here the same happens at once. Where [`policy`] says that IPVS would drop the
 //! packet, its conntrack is killed, and the same packet arrives (or is sent) again. Nothing else
 //! changes: rules see the packet twice, as they do when the client retransmits it.
 //!
-//! Whatever cannot be repeated faithfully is left to IPVS ([`obstacle`]), which drops it as ever.
+//! Whatever cannot be repeated faithfully is left to IPVS (`obstacle`), which drops it as ever.
 
 use crate::counters::{Counters, Event};
 use crate::ipvs::{Conn, Reopened};
@@ -156,7 +156,8 @@ fn obstacle(passage: &Passage) -> Option<Event> {
         (passage.has_router_options, Event::LeftOptions),
         // How large they were, which limits what may be sent on, is forgotten.
         (passage.exceeds_its_fragments, Event::LeftFragments),
-        // It would pass the rules of the VRF only, not again those of the device that chose the zone.
+        // It would pass the rules of the VRF only, not again those of the device that chose the
+        // zone.
         (passage.is_in_zone_of_vrf, Event::LeftVrfZone),
         // A rule may have set it for the old connection, and it has chosen the route.
         (passage.has_changed_mark, Event::LeftMarked),

@@ -87,11 +87,12 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
     Some(total)
 }
 
-/// The random numbers of one [`Table::pick`], all of one good one: a generator costs the kernel more
-/// than all else that a pick does.
+/// The random numbers of one [`Table::pick`], all of one good one: a generator costs the kernel
+/// more than all else that a pick does.
 ///
-/// SplitMix64. Each number by itself depends one to one on `seed`, so that a draw is exactly as even
-/// as the seeds are; that several have nothing to do with each other is the generator's quality.
+/// SplitMix64. Each number by itself depends one to one on `seed`, so that a draw is exactly as
+/// even as the seeds are; that several have nothing to do with each other is the generator's
+/// quality.
 ///
 /// Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 pub fn random(seed: u64) -> impl FnMut() -> u64 {

@@ -100,7 +100,7 @@ fi
 # Through pipes, both: the machine and its command would overwrite each other in a file.
 status=0
 timeout --kill-after=10 "${VM_TIMEOUT:-1800}" \
-	"${boot[@]}" --verbose --append "panic=-1 oops=panic" --exec "bash $script" \
+	"${boot[@]}" --verbose --append "panic=-1 oops=panic sysctl.kernel.hung_task_all_cpu_backtrace=1" --exec "bash $script" \
 	</dev/null 2> >(cat >"$log") | cat || status=$?
 
 bad='BUG:|WARNING:|Oops|Kernel panic|general protection|Call Trace|rcu.*stall|blocked for more than|refcount_t|UBSAN:|lockdep is turned off|unregister_netdevice: waiting'

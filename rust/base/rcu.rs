@@ -20,9 +20,9 @@ use kernel::{
     types::Opaque,
 };
 
-/// Waits for a grace period: until all RCU read-side critical sections that have begun are over. May
-/// sleep; not to be called under a [`Guard`], whose critical section it would end where RCU is not
-/// preemptible.
+/// Waits for a grace period: until all RCU read-side critical sections that have begun are over.
+/// May sleep; not to be called under a [`Guard`], whose critical section it would end where RCU is
+/// not preemptible.
 pub fn synchronize_rcu() {
     // SAFETY: In a context that may sleep (`kernel/rcu/tree.c`). That no caller holds a guard is
     // seen by its reader: no type can tell.
@@ -166,12 +166,13 @@ pub fn rcu_barrier() {
 ///
 /// # Invariants
 ///
-/// The pointer is null or from [`RcuBox::into_raw`], and stands in no other place.
+/// The pointer is null or from `RcuBox::into_raw`, and stands in no other place.
 pub struct Published<T: Send + Sync + 'static>(Atomic<*mut T>, PhantomData<T>);
 
 // SAFETY: It owns its value, which may be dropped on another thread.
 unsafe impl<T: Send + Sync> Send for Published<T> {}
-// SAFETY: A shared reference gives shared access to the value, and can move it out to another thread.
+// SAFETY: A shared reference gives shared access to the value, and can move it out to another
+// thread.
 unsafe impl<T: Send + Sync> Sync for Published<T> {}
 
 impl<T: Send + Sync> Published<T> {

@@ -145,8 +145,8 @@ impl HeldConn {
     /// kill the next one, which it would find by the same addresses. Any context.
     #[inline]
     pub(super) fn forget_conntrack(&self) {
-        // SAFETY: Valid by the type's invariants; takes the entry's lock for a moment, with softirqs
-        // off.
+        // SAFETY: Valid by the type's invariants; takes the entry's lock for a moment, with
+        // softirqs off.
         unsafe { bindings::ip_vs_reuse_ip_vs_conn_forget_conntrack(self.0.as_ptr()) };
     }
 }

@@ -25,8 +25,8 @@ unsafe impl<const N: usize> Sync for PerCpuCounters<N> {}
 impl<const N: usize> PerCpuCounters<N> {
     /// Allocates the counters, all 0. May sleep. `ENOMEM` where there is no memory.
     pub fn new() -> Result<Self> {
-        // SAFETY: Any count will do: `array_size()` saturates, and `__alloc_percpu()` refuses what is
-        // too much (`mm/percpu.c`).
+        // SAFETY: Any count will do: `array_size()` saturates, and `__alloc_percpu()` refuses what
+        // is too much (`mm/percpu.c`).
         let counters = unsafe { bindings::ip_vs_reuse_alloc_counters(N) };
         // INVARIANT: The memory was just allocated for `N` values.
         NonNull::new(counters).map(Self).ok_or(ENOMEM)

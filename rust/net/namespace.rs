@@ -70,8 +70,8 @@ impl<T: ?Sized> Id<T> {
     }
 }
 
-/// A reference to a static [`Id`], for constants: before Rust 1.89 a constant cannot be a reference to
-/// what may change.
+/// A reference to a static [`Id`], for constants: before Rust 1.89 a constant cannot be a reference
+/// to what may change.
 ///
 /// # Invariants
 ///

@@ -36,7 +36,8 @@ pub trait Hook: Sized + 'static {
 /// What netfilter keeps of a [`Hook`], by address: `struct nf_hook_ops` for each place.
 pub struct HookOps<H: Hook>([bindings::nf_hook_ops; 4], PhantomData<H>);
 
-// SAFETY: Nobody writes to the operations. Netfilter, and under RCU whoever lists hooks, reads them.
+// SAFETY: Nobody writes to the operations. Netfilter, and under RCU whoever lists hooks, reads
+// them.
 unsafe impl<H: Hook> Sync for HookOps<H> {}
 
 impl<H: Hook> HookOps<H> {

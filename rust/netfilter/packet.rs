@@ -17,8 +17,8 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed},
 };
 
-/// Ties a [`Verdict`] to the one packet that it is about: `'a` is invariant, and each call of a hook
-/// has a lifetime of its own.
+/// Ties a [`Verdict`] to the one packet that it is about: `'a` is invariant, and each call of a
+/// hook has a lifetime of its own.
 type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
 
 /// A packet that netfilter has given to a hook, which must say what becomes of it.
@@ -142,8 +142,8 @@ impl<'a> HookPacket<'a> {
         })
     }
 
-    /// What could keep the packet from arriving a second time as it was. All false, and meaningless,
-    /// if it carries no conntrack.
+    /// What could keep the packet from arriving a second time as it was. All false, and
+    /// meaningless, if it carries no conntrack.
     pub fn passage(&self) -> Passage {
         let mut passage = MaybeUninit::<bindings::ip_vs_reuse_passage>::zeroed();
 

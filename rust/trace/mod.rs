@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The module's tracepoints (`events.h`): whether a packet that opens a flow, and came with the
-//! conntrack and the entry of an older one, was replayed or left to IPVS, with the entry's addresses
-//! and its old real server; and which real server `p2c` has chosen.
+//! conntrack and the entry of an older one, was replayed or left to IPVS, with the entry's
+//! addresses and its old real server; and which real server `p2c` has chosen.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h). They are made
 //! in C: `declare_trace!` serves the kernel's own tree only.
