@@ -1,17 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What nobody should send, and what can go wrong around a packet: bad packets of every kind at
-# flows that IPVS remembers, in every setting; the same SYN on two processors at once; a
-# listener for conntrack's events that does not read; a conntrack table that is full. Nothing
-# may break or be left behind, and only what the policy says may evict.
+# Malformed packets and failures: bad packets of every kind sent at flows that IPVS remembers, with
+# every setting; the same SYN on two processors at once; a listener for conntrack events that does not
+# read; a full conntrack table. Nothing may break or be left behind, and only the packets that the
+# policy names may be replayed.
 #
-# `harness packets` makes the packets from a seed. The script draws one, prints it, and takes
-# it as SEED to send the same again.
+# `harness packets` makes the packets from a seed. The script draws a seed, prints it, and sends the
+# same packets again if it is given as SEED.
 #
-# The network is in lib.sh, and how a case is judged in reuse.sh. A second link leads from the
-# client to the director, so that two processors have packets to handle. The services have
-# addresses of their own (10.9.0.x):
+# lib.sh has the network, and reuse.sh says how a case is judged. A second link leads from the client
+# to the director, so that two processors handle packets. Each service has its own address
+# (10.9.0.x):
 #
 #   nat    .1, fd00:9::1   TCP, UDP, SCTP
 #   dr     .4              direct routing: the director sees the client's packets only
@@ -31,21 +31,21 @@ dr=10.9.0.4:80
 pers=10.9.0.6:80
 protos=(-t -u --sctp-service)
 
-cases="storm malformed_evicts_nothing malformed_evicts_nothing_ipv6 syn_with_data same_syn_on_two_processors
+cases="storm malformed_replays_nothing malformed_replays_nothing_ipv6 syn_with_data same_syn_on_two_processors
 	deaf_listener full_table overfull_table nothing_is_left log_is_clean"
 checks_of_the_module="unloads"
 
 label_of=(
 	[storm]="bad packets of every kind, in every setting"
-	[malformed_evicts_nothing]="packets that open nothing evict nothing"
-	[malformed_evicts_nothing_ipv6]="packets that open nothing evict nothing, IPv6"
+	[malformed_replays_nothing]="packets that open no flow are not replayed"
+	[malformed_replays_nothing_ipv6]="packets that open no flow are not replayed, IPv6"
 	[syn_with_data]="server's RST, then a SYN with data"
 	[same_syn_on_two_processors]="the same SYN on two processors at once"
 	[deaf_listener]="server's RST, a listener for events does not read"
 	[full_table]="server's RST, the conntrack table is full"
-	[overfull_table]="server's RST, the conntrack table is overfull"
+	[overfull_table]="server's RST, more conntracks than nf_conntrack_max"
 	[nothing_is_left]="no conntrack and no entry is left behind"
-	[log_is_clean]="the kernel has nothing to complain about"
+	[log_is_clean]="no warning in the kernel's log"
 )
 label_of_check=(
 	[unloads]="it can be unloaded, and IPVS after it"
@@ -96,7 +96,7 @@ change_rs2()
 	done | ipvsadm -R || bail_out "cannot change rs2"
 }
 
-# packets COUNT ARGUMENTS...: sends the seed's next packets. Sets `line` to the report.
+# packets COUNT ARGUMENTS...: sends the next packets of the seed. Sets `line` to the report.
 next_packet=0
 packets()
 {
@@ -107,9 +107,9 @@ packets()
 }
 
 ##############################################################################
-# What is left
+# Leftovers
 
-# What a full table has to say is expected.
+# Messages about a full conntrack table are expected.
 log_is_clean()
 {
 	local said
@@ -119,8 +119,8 @@ log_is_clean()
 	[ -n "$said" ] || found "clean"
 }
 
-# All conntracks that there are, whatever their namespace or state: those at rest in the
-# allocator's caches do not count. Nothing where the kernel does not tell.
+# Prints the number of allocated conntracks, of all namespaces and states, without free objects in the
+# allocator's caches. Prints nothing if the kernel does not tell.
 conntrack_objects()
 {
 	local name objects
@@ -147,7 +147,7 @@ no_entry_is_left()
 
 objects_are_back() { [ "$(conntrack_objects)" = "$conntracks_at_start" ]; }
 
-# With its server gone an entry goes too, if nobody holds on to it.
+# IPVS removes the entries of a server that is gone, unless somebody holds a reference.
 nothing_is_left()
 {
 	settings 1 1
@@ -176,12 +176,12 @@ unloads()
 	rmmod $users_of_ipvs ip_vs 2>"$tmp/errors" || fault "rmmod of ip_vs: $(cat "$tmp/errors")"
 }
 
-# Whether what became of the packets that matched is counted for as many as there were: it is in
-# the end, but the counters are not read at one moment.
+# Checks that `matched` is the sum of all other counters. While packets arrive it need not be, because
+# the counters are not read at one moment.
 counters_add_up()
 {
 	[ "$half" = stock ] || busywait 5000 sums_agree ||
-		fault "${value[matched]} packets matched, and $sum are accounted for"
+		fault "${value[matched]} packets matched, and the other counters say $sum"
 }
 
 sums_agree()
@@ -191,13 +191,13 @@ sums_agree()
 	sum=0
 	while read -r name count; do
 		value[$name]=$count
-		[[ $name != evicted_* && $name != left_* ]] || sum=$((sum + count))
+		[[ $name != @(replayed|left|dropped)_* ]] || sum=$((sum + count))
 	done </proc/net/ip_vs_reuse
 	((value[matched] == sum))
 }
 declare -A value=()
 
-# has_counted PATTERN...: whether since note_counters each has grown.
+# has_counted PATTERN...: checks that a counter of each pattern has grown since note_counters.
 has_counted()
 {
 	local pattern
@@ -211,13 +211,13 @@ has_counted()
 ##############################################################################
 # The cases
 
-# Each setting finds the entries that the one before it left: in use, drained, and so on.
+# Each setting starts with the entries that the one before has left: in use, drained, and so on.
 storm()
 {
 	local each=500 mode flows
 	local awaited=(ESTABLISHED SYN_RECV FIN_WAIT TIME_WAIT CLOSE CLOSED UDP)
 
-	# Nobody can read what there would be to tell of so many packets.
+	# There are too many packets for the witness.
 	stop_witness
 	[ "$half" = stock ] || each=6250
 	note_counters
@@ -233,7 +233,7 @@ storm()
 		settings "$mode" 0
 		change_rs2 -e 1
 		storm_on "$each" "$flows"
-		# Not for long: the entries that are to be found gone expire meanwhile.
+		# Only a few packets: the entries of rs2 are needed afterwards, and expire meanwhile.
 		change_rs2 -d
 		storm_on $((each / 10)) "$flows"
 		settings "$mode" 1
@@ -243,14 +243,13 @@ storm()
 	((${#awaited[@]} == 0)) || fault "there was no entry in the state ${awaited[*]}"
 	counters_add_up
 	[ "$half" = stock ] ||
-		has_counted evicted_{tcp,sctp}_{closed,drained,gone} evicted_udp_gone \
-			left_{in_use,unavailable,bad_checksum,no_conntrack}
+		has_counted replayed_{tcp,sctp}_{closed,drained,gone} replayed_udp_gone left_{in_use,unavailable}
 	((${#faults[@]})) || found "unharmed"
 	outcome+=" ($next_packet packets of seed $seed)"
 	start_witness
 }
 
-# Takes out of `awaited` the states in which IPVS has entries.
+# Removes from `awaited` the states in which IPVS has entries.
 note_states()
 {
 	local entries state more=()
@@ -262,7 +261,7 @@ note_states()
 	awaited=("${more[@]}")
 }
 
-# storm_on COUNT FLOWS: in pieces, for some states do not last.
+# storm_on COUNT FLOWS: sends packets in pieces, because some states do not last.
 storm_on()
 {
 	local piece=$((each / 20)) left
@@ -273,15 +272,14 @@ storm_on()
 	done
 }
 
-# Two connections that are alive, one of them on a drained server, and some that have ended. A
-# SYN would open the drained one anew, and those that have ended. Not sent are kinds that may do
-# harm by right: FINs and RSTs that happen to be in order, and openers in whatever form. The rule
-# is what a careful director has; without it a damaged SYN, which conntrack does not look at, opens
-# a flow anew in IPVS.
-malformed_evicts_nothing() { malformed "$nat" 31 ipv4; }
-malformed_evicts_nothing_ipv6() { malformed "$nat6" 32 ipv6; }
+# Two connections are alive, one of them on a drained server, and some have ended. A valid SYN would
+# reopen the drained one and those that have ended. Kinds that may rightly change a flow are not sent:
+# FINs and RSTs that happen to be in order, and everything that opens a flow. Without the rule a damaged
+# SYN, to which conntrack attaches no conntrack, would reopen a flow in IPVS, also on a stock kernel.
+malformed_replays_nothing() { malformed "$nat" 31 ipv4; }
+malformed_replays_nothing_ipv6() { malformed "$nat6" 32 ipv6; }
 
-# malformed SERVICE PREFIX FAMILY: at client ports that begin so.
+# malformed SERVICE PREFIX FAMILY: uses client ports that begin with PREFIX.
 malformed()
 {
 	local console from=${address_of[client]} ids now live='' kinds
@@ -324,19 +322,18 @@ malformed()
 	undrain -t "$1"
 	nft delete table inet malformed
 	counters_add_up
-	evicts
-	[ "$half" = stock ] || has_counted left_bad_checksum
-	((${#faults[@]})) || found "nothing evicted"
+	replays
+	((${#faults[@]})) || found "nothing replayed"
 }
 
-# live_ids PREFIX FAMILY: the ids of the live flows' conntracks.
+# live_ids PREFIX FAMILY: prints the ids of the live flows' conntracks.
 live_ids()
 {
 	conntrack -L -f "$2" -p tcp -o id 2>/dev/null |
 		sed -nE "s/^[^=]*src=[^=]* dst=[^=]* sport=(${1}02[01]) .* (id=[0-9]+).*/\1:\2/p" | sort
 }
 
-# all_connect ARGUMENTS...: whether none of a load by `console` fails; sets `line` to its summary.
+# all_connect ARGUMENTS...: whether no connection of a load by `console` fails. Sets `line` to its summary.
 all_connect()
 {
 	ask "load $*"
@@ -348,13 +345,13 @@ all_connect()
 
 load() { all_connect "$@" || fault "connections failed: $line"; }
 
-# It opens a flow as one without data does. The answer finds no socket at the client, which
-# resets the flow; what then becomes of the client's own connection is of no interest.
+# A SYN with data reopens a flow like any other. There is no socket for its SYN-ACK, so the client
+# resets the flow. The case is not about the client's own second connection, which follows.
 syn_with_data()
 {
 	settings 1 0
 	reconnect "$nat" data_comes --end server-rst --timeout 2.5s
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 data_comes()
@@ -372,7 +369,7 @@ data_comes()
 	((${#faults[@]})) || found "$becomes"
 }
 
-# ACKs, which the servers answer with a RST, bring the flows to where a SYN is to open them anew.
+# The servers answer ACKs with a RST, after which a SYN reopens the flow.
 same_syn_on_two_processors()
 {
 	local console=client server
@@ -385,23 +382,24 @@ same_syn_on_two_processors()
 		--ports 33000-33127 --proto tcp,sctp --kind opener,middle
 	read -r -t 10 line <&"${console_out[packets]}" || fault "one link sent nothing"
 	counters_add_up
-	[ "$half" = stock ] || has_counted evicted_{tcp,sctp}_closed left_no_conntrack
-	# The storm's damaged SYNs came from any port: each that IPVS scheduled has left a conntrack from
-	# the client to the real server, and for two minutes that port can have none (docs/stock.md).
+	[ "$half" = stock ] || has_counted replayed_{tcp,sctp}_closed
+	# Each damaged SYN of the storm that IPVS scheduled has left a conntrack from the client to the real
+	# server, with which a new one from the same port would clash for two minutes (docs/stock.md).
 	for server in 10.2.1.2 10.2.2.2; do
 		conntrack -D -p tcp --orig-dst "$server"
 	done >/dev/null 2>&1
 	set -- --from 10.0.0.2 --to "$nat" --ports 33000-33127 --rate 200 --seconds 20 \
 		--connections 128 --hold 0s --end server-rst
-	# The servers' halves of what those packets opened still send SYN-ACKs, and the client's RST
-	# for one of them may meet the connection that the port has now.
+	# The servers still send SYN-ACKs for what those packets opened, and the client's RST for one of
+	# them may hit the port's current connection.
 	all_connect "$@" || all_connect "$@" || load "$@"
 	((${#faults[@]})) || found "unharmed"
 	start_witness
 }
 
-# A listener that is to be told of each conntrack's end without fail, and does not read. What
-# conntrack cannot tell it goes out of the table, but is kept until it can.
+# A listener that must be told of each conntrack's end (NETLINK_BROADCAST_ERROR), and does not read.
+# conntrack takes the conntrack out of the table and keeps it until the event is delivered. For the
+# module the kill has failed then, and the packet is left to IPVS.
 deaf_listener()
 {
 	local events=netfilter/nf_conntrack_events before listener said console=client
@@ -422,25 +420,25 @@ deaf_listener()
 	)
 	listener=$!
 	read -r -t 60 _ <&"$said" || fault "the listener does not start"
-	# As many as its buffer takes, and more.
+	# More events than fit into its buffer.
 	load --from 10.0.0.2 --to "$nat" --ports 34000-34019 --rate 100 --seconds 5 --connections 20 \
 		--hold 0s --end fin
 	conntrack -F 2>/dev/null
 	reconnect "$nat" "settled CLOSE" --end server-rst
-	first_packet lost
+	first_packet lost lost
 	goes_elsewhere
-	evicts tcp_closed
+	leaves dying
 	[[ $(conntrack -L dying 2>/dev/null) = *" sport=$port "* ]] ||
 		fault "the listener was told of the conntrack's end"
 	kill "$listener"
 	exec {said}<&-
-	busywait 10000 nothing_is_dying || fault "conntracks that nobody waits for are kept"
+	busywait 10000 nothing_is_dying || fault "dying conntracks stay without a listener"
 	sysctl_set "$events" "$before"
 }
 
 nothing_is_dying() { [ -z "$(conntrack -L dying 2>/dev/null)" ]; }
 
-# Full: as many conntracks as there may be, and no new one beside them.
+# There are as many conntracks as allowed. The killed one makes room for the new one.
 full_table()
 {
 	settings 1 0
@@ -448,23 +446,23 @@ full_table()
 	reconnect "$nat" "settled_and_allowed 0" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 	end_full_table
 }
 
-# Overfull, as after an operator has lowered the limit. The room that one flow gives up is not
-# room for another: the new connection does not come, with the module no more than without.
+# There are more conntracks than allowed, as after the limit was lowered. One conntrack less makes no
+# room for a new one, so the new connection is refused room on every kernel.
 overfull_table()
 {
 	settings 1 0
 	begin_full_table
 	reconnect "$nat" "settled_and_allowed -10" --end server-rst --timeout 2.5s
 	first_packet never never
-	evicts tcp_closed
+	replays tcp_closed
 	end_full_table
 }
 
-# Connections that are in use, so that conntrack cannot help itself by dropping them.
+# Fills the table with connections in use, which conntrack does not drop early.
 begin_full_table()
 {
 	local line
@@ -478,14 +476,14 @@ begin_full_table()
 	[[ $line = *'"connections":50,'* ]] || fault "cannot fill the table: $line"
 }
 
-# settled_and_allowed MORE: after the first connection, so many conntracks more than there are.
+# settled_and_allowed MORE: after the first connection, sets the limit to MORE than there are.
 settled_and_allowed()
 {
 	local console=live line
 
 	settled CLOSE
 	allow $(($(</proc/sys/net/netfilter/nf_conntrack_count) + $1))
-	# From another port it must not work, or the table is not full.
+	# A connection from another port must fail, or the table is not full.
 	ask "reconnect --from 10.0.0.2:36000 --to $nat --end fin --timeout 0.3s"
 	[[ $line = *"no first connection"* ]] || fault "the table is not full: $line"
 }
@@ -497,7 +495,7 @@ end_full_table()
 	exec {held}<&-
 }
 
-# allow N: conntracks in a namespace; one limit for all of them.
+# allow N: sets the limit of conntracks in each namespace.
 allow()
 {
 	nsenter --net=/proc/1/ns/net -- bash -c "echo $1 >/proc/sys/net/netfilter/nf_conntrack_max" ||

@@ -1,17 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# IPVS as other kernels have it, or had it (baselines/*.patch): each does what its patch says,
-# and no more. It is what the others are measured beside. How a case is judged stands in
-# reuse.sh; virtual services as in conn_reuse.sh.
+# IPVS of other kernels (baselines/*.patch), for comparison in benchmarks: each must behave as its
+# patch says. reuse.sh says how a case is judged; virtual services as in conn_reuse.sh.
 #
 # IPVS: a directory with the baseline's ip_vs.ko, which is loaded
 #
-# usage: baselines.sh [NAME]		(else the one in the directory's name, ipvs-NAME-...)
+# usage: baselines.sh [NAME]		(default: from the directory's name, ipvs-NAME-...)
 
 # shellcheck disable=SC2034 # for reuse.sh
 # shellcheck disable=SC2317 # cases are called by name
-# The witness knows the IPVS of today.
+# ipvs-watch knows the current IPVS only.
 unset WATCH
 # shellcheck source=selftests/reuse.sh
 . "$(dirname "$0")/reuse.sh"
@@ -45,8 +44,8 @@ setup()
 }
 
 label_of=(
-	[legacy_server_fin]="server's FIN: lost, whatever conntrack says"
-	[legacy_client_rst]="client's RST: likewise"
+	[legacy_server_fin]="server's FIN: lost, although conntrack reopens the flow"
+	[legacy_client_rst]="client's RST: lost, although conntrack reopens the flow"
 	[legacy_server_rst]="server's RST: lost"
 	[legacy_drained]="still open, server drained: lost"
 	[legacy_drained_mode_0]="server's RST, then drained, conn_reuse_mode=0: sticks to the drained server"
@@ -60,10 +59,10 @@ label_of=(
 	[tencent_switched_off]="server's RST, conn_reuse_old_conntrack=0: lost"
 )
 
-# expect WHAT: the first packet, in this half.
+# expect WHAT: what becomes of the first packet.
 expect() { first_packet "$1" "$1"; }
 
-# after_the ENDING STATE MODE: a connection that ended, and was scheduled again.
+# after_the ENDING STATE WHAT: the old connection has ended, and the new one is scheduled anew.
 after_the()
 {
 	settings 1 0
@@ -105,7 +104,7 @@ legacy_drained_mode_0()
 server_goes()
 {
 	remove -t "$nat"
-	# Where its entries are expired at once, they are gone by then.
+	# An IPVS that removes the entries of a deleted server has done so by then.
 	sleep 0.5
 	entry_is ESTABLISHED || fault "the entry did not stay"
 }

@@ -1,21 +1,19 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Everything changes, at random, while traffic runs: the module goes and comes, namespaces with
-# services come and go, real servers, weights, schedulers and settings change, conntrack is flushed
-# or full, a processor goes, the sync daemons start and stop, and IPVS and conntrack themselves are
-# unloaded. At the end connections, references and memory are back where they were.
+# Random changes while traffic runs: the module is reloaded, namespaces with services are made and
+# deleted, real servers, weights, schedulers and settings change, conntrack is flushed or full, a
+# processor goes offline, the sync daemons start and stop, and IPVS and conntrack themselves are
+# unloaded. At the end no connection and no reference is left, and memory use is as before.
 #
-# What chance has chosen it will choose again for the same SEED; when each thing happens to the
-# traffic it will not.
+# The same SEED repeats the sequence of changes, but not their timing relative to the traffic.
 #
-# The network is in lib.sh, with three real servers. The services are 10.9.0.1:80 and
-# fd00:9::1:80, NAT.
+# lib.sh has the network, with three real servers. The services are 10.9.0.1:80 and fd00:9::1:80, NAT.
 #
 # MODULE:  ip_vs_reuse.ko
-# MINUTES: how long (1)
+# MINUTES: duration (1)
 # SEED:    a number (the time)
-# ACTIONS: what happens, the names of functions here; a name that is there twice happens twice as often
+# ACTIONS: names of the action functions below; a name that is given twice happens twice as often
 #          (all, some more often)
 
 # shellcheck disable=SC2317 # actions and checks are called by name
@@ -53,10 +51,10 @@ need_harness
 note_log
 
 ##############################################################################
-# Traffic, of which nothing is asked but that it goes on
+# Traffic, which has no checks of its own
 
-# Services are taken away under it and the table is full: what fails is started again.
-# Connections are held for a moment: at full speed they would leave the changes little time.
+# Connections fail when services are deleted or the table is full. The storms are then restarted. Each
+# connection is held for a moment: at full speed the changes would get too little processor time.
 if ((slow > 1)); then concurrency=1 hold=2s; else concurrency=4 hold=500ms; fi
 start_traffic()
 {
@@ -123,11 +121,11 @@ make_services()
 	done | ipvsadm -R || fault "cannot make the services"
 }
 
-# Whatever there is already, or not any more.
+# Errors are ignored: the object may exist already, or not any more.
 change() { ipvsadm "$@" 2>/dev/null; }
 
 ##############################################################################
-# What happens
+# Actions
 
 # shellcheck disable=SC2206 # a list
 actions=(${ACTIONS:-reload reload reload namespace namespace namespace server server server server
@@ -138,7 +136,7 @@ reload()
 {
 	local vip
 
-	# A module whose scheduler is in use stays.
+	# The module cannot be unloaded while its scheduler is in use.
 	for vip in "${vips[@]}"; do
 		change -E -t "$vip" -s rr
 	done
@@ -197,7 +195,7 @@ settings()
 
 flush() { conntrack -F >/dev/null 2>&1; }
 
-# The limit is set in the first namespace for all.
+# The limit can only be set in the initial namespace.
 full()
 {
 	# shellcheck disable=SC2016 # for that shell
@@ -209,9 +207,9 @@ full()
 processor()
 {
 	[ -e "$second_cpu" ] || return
-	echo 0 >"$second_cpu" || fault "the second processor does not go"
+	echo 0 >"$second_cpu" || fault "the second processor does not go offline"
 	sleep 0.2
-	echo 1 >"$second_cpu" || fault "the second processor does not come back"
+	echo 1 >"$second_cpu" || fault "the second processor does not go online"
 }
 
 daemon()
@@ -221,7 +219,7 @@ daemon()
 	((RANDOM % 2)) || change --stop-daemon "$it"
 }
 
-# We go, IPVS behind us, then conntrack, and all come back.
+# Unloads the module, IPVS and conntrack, and loads them again.
 everything()
 {
 	ipvsadm -C
@@ -229,8 +227,8 @@ everything()
 	change --stop-daemon backup
 	nft flush ruleset
 	busywait 5000 rmmod ip_vs_reuse 2>/dev/null || fault "rmmod: $(rmmod ip_vs_reuse 2>&1)"
-	busywait 60000 ipvs_goes || fault "ip_vs does not go: $(rmmod ip_vs 2>&1)"
-	busywait 60000 conntrack_goes || fault "nf_conntrack does not go: $(rmmod nf_conntrack 2>&1)"
+	busywait 60000 ipvs_goes || fault "ip_vs cannot be unloaded: $(rmmod ip_vs 2>&1)"
+	busywait 60000 conntrack_goes || fault "nf_conntrack cannot be unloaded: $(rmmod nf_conntrack 2>&1)"
 	begin_again
 }
 
@@ -241,7 +239,7 @@ ipvs_goes()
 	[ ! -e /sys/module/ip_vs ]
 }
 
-# What other tests have left is in its way, too.
+# Modules that other tests have loaded use it, too.
 conntrack_goes()
 {
 	modprobe -r nft_ct nft_masq nft_chain_nat nf_nat nf_conntrack_netlink nf_conntrack 2>/dev/null
@@ -276,7 +274,7 @@ churn()
 	what_happened
 }
 
-# Sets `outcome` to how often what was done.
+# Sets `outcome` to the number of times of each action.
 what_happened()
 {
 	local what
@@ -287,7 +285,7 @@ what_happened()
 	done
 }
 
-# Kilobytes that the kernel has for itself and cannot give up, when it has given up what it can.
+# Prints how many kilobytes the kernel uses and cannot reclaim, after it has reclaimed the rest.
 kernel_memory()
 {
 	sync
@@ -295,7 +293,7 @@ kernel_memory()
 	awk '/^(SUnreclaim|Percpu|VmallocUsed|KernelStack|PageTables):/ { n += $2 } END { print n }' /proc/meminfo
 }
 
-# Without connections, services and modules, as at the start.
+# Removes connections, services and modules, as at the start.
 nothing_runs()
 {
 	stop_traffic
@@ -303,12 +301,12 @@ nothing_runs()
 	ipvsadm -C
 	nft flush ruleset
 	rmmod ip_vs_reuse || fault "rmmod"
-	ipvs_goes || fault "ip_vs does not go"
-	busywait 10000 conntrack_goes || fault "nf_conntrack does not go"
+	ipvs_goes || fault "ip_vs cannot be unloaded"
+	busywait 10000 conntrack_goes || fault "nf_conntrack cannot be unloaded"
 }
 
-# A little is what the kernel keeps for the next time (slabs that are partly full, per processor
-# memory, RCU); what is lost at each turn would be much.
+# The kernel keeps a little for reuse (partly used slabs, per-processor memory, RCU). A leak in each
+# action would be much more.
 memory_is_back()
 {
 	local memory
@@ -322,7 +320,7 @@ memory_is()
 	((memory < memory_before + 8192)) || { sleep 2; false; }
 }
 
-# The debug kernel lists each namespace's references in debugfs, and may have one name for two.
+# The debug kernel lists each namespace's references in debugfs, and two of them may get the same name.
 log_is_clean()
 {
 	local said usual='nf_conntrack: .*table full|net_ratelimit|smpboot|clocksource|Booting Node'
@@ -337,7 +335,7 @@ printf 'address add %s dev lo\n' 10.9.0.1 fd00:9::1 | ip -batch -
 start_servers --listen 0.0.0.0:80 --listen '[::]:80'
 echo "# MINUTES=$minutes SEED=$seed"
 
-# Once all through, so that what stays behind from the first time is there.
+# Each action once, so that memory that is allocated only the first time is counted before.
 begin_again
 start_traffic
 for action in "${actions[@]}"; do
@@ -349,7 +347,7 @@ memory_before=$(kernel_memory)
 begin_again
 start_traffic
 check churn "churn"
-check nothing_runs "no connection, no service, no module is in the way of any other's going"
+check nothing_runs "all connections, services and modules can be removed"
 check memory_is_back "memory"
-check log_is_clean "nothing to complain about in the kernel's log"
+check log_is_clean "no warning in the kernel's log"
 ktap_exit

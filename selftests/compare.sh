@@ -1,12 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The cases of conn_reuse.sh with each IPVS that there is or was, in one boot, as one table: what
-# a client meets. Judges nothing: where an IPVS does not do what the cases want is what the table
-# is to show.
+# Runs the cases of conn_reuse.sh with each variant of IPVS in one boot, and prints one table of what
+# a client sees. A case that fails is not an error here: the table is to show the differences.
 #
 # MODULE: the module
-# LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, as scripts/ipvs.sh builds them
+# LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, built by scripts/ipvs.sh
 
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -15,8 +14,8 @@ cd "$here" || exit
 RESULTS=$(mktemp)
 export RESULTS
 
-# with COLUMN DIRECTORY [VARIABLE=VALUE...]: the cases with the ip_vs.ko in DIRECTORY; the stock
-# one where that is empty.
+# with COLUMN DIRECTORY [VARIABLE=VALUE...]: runs the cases with the ip_vs.ko in DIRECTORY, or with the
+# stock one if that is empty.
 with()
 {
 	export COLUMN=$1
@@ -25,11 +24,11 @@ with()
 	unload_ipvs
 	load_ipvs "$2" || exit
 	[ -z "${MODULE:-}" ] || insmod "$MODULE" || exit
-	env "${@:3}" ./conn_reuse.sh | grep -c '^ok [^#]*$' | sed 's/^/#   as the cases want it: /'
+	env "${@:3}" ./conn_reuse.sh | grep -c '^ok [^#]*$' | sed 's/^/#   as expected: /'
 	[ -z "${MODULE:-}" ] || rmmod ip_vs_reuse
 }
 
-# The namespaces of the run before go, and with them what holds IPVS, in the background.
+# The kernel cleans up the namespaces of the run before in the background. Until then they use IPVS.
 unload_ipvs()
 {
 	local try

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Two directors that keepalived makes one: it asks the real servers for their health, moves the
-# virtual address and the real servers' gateway (VRRP), and has the one that serves tell the other
-# of its connections (IPVS' synchronization). Live connections go on when the other takes over.
-# Their clients come back after the first one has taken over again: its conntrack has not seen
-# how they ended. On the stock kernel their first packets are lost, with the module none is.
+# Two directors with keepalived: it checks the health of the real servers, moves the virtual address
+# and the real servers' gateway (VRRP), and the active director synchronizes its connections to the
+# other one. Live connections go on when the other director takes over. Their clients reuse their ports
+# after the first director has taken over again, whose conntrack has not seen the connections end. On
+# the stock kernel their first packets are lost; with the module none is.
 #
-# failover.sh has the cases one by one, moved by hand.
+# failover.sh has the cases one by one, without keepalived.
 #
 #                      client 10.0.0.2
 #                        |
@@ -19,7 +19,7 @@
 #                        |
 #                      rs<n> 10.2.n.2
 #
-# A real server has harness serve on port 80, and on port 81 nothing but its health.
+# A real server has harness serve on port 80, and on port 81 for its health check.
 #
 # MODULE: ip_vs_reuse.ko; without it only the first half runs
 
@@ -30,7 +30,7 @@
 vip=10.0.0.9
 flows=20
 
-# Processes of ours
+# Running processes
 keepalived_pids=()
 declare -A health_pids=()
 
@@ -62,7 +62,7 @@ setup()
 	setup_network 2
 	make_backup
 	both sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1 net.ipv4.vs.expire_nodest_conn=1
-	# So that the table does not grow: tools.sh.
+	# The table must not grow (see tools.sh).
 	both sysctl -q -w net.ipv4.vs.conn_lfactor=4
 	track_connections
 	nft list ruleset | in_ns "$backup" nft -f - || bail_out "cannot load the backup's nft rules"
@@ -76,7 +76,7 @@ setup()
 	busywait 30000 serves_alone director || bail_out "no director serves:" "$(log_of director)" "$(log_of backup)"
 }
 
-# The second director, and one network where the client and each real server had a link to the first.
+# Makes the second director, and a network with both directors for the client and each real server.
 make_backup()
 {
 	local n
@@ -102,7 +102,7 @@ make_backup()
 	in_ns "$client" bash -c "$(declare -f no_reverse_path_filter); no_reverse_path_filter"
 }
 
-# make_lan NAMESPACE ADDRESS: its links to both directors are one.
+# make_lan NAMESPACE ADDRESS: bridges its links to both directors.
 make_lan()
 {
 	configure "$1" <<-END
@@ -121,8 +121,8 @@ both()
 	in_ns "$backup" "$@"
 }
 
-# start_keepalived NAME PRIORITY LINK [COMMAND...]: in a director, here or where COMMAND takes it.
-# Both have the same configuration, but for their priority, and their link to the other.
+# start_keepalived NAME PRIORITY LINK [COMMAND...]: in a director, run through COMMAND if given. The
+# configurations differ only in priority and link.
 start_keepalived()
 {
 	local n
@@ -180,7 +180,7 @@ start_keepalived()
 	keepalived_pids+=($!)
 }
 
-# log_of NAME: what keepalived has said there, but for its ARPs.
+# log_of NAME: prints the end of keepalived's log there, without ARP messages.
 log_of() { grep -v ARP "$tmp/$1.log" | tail -n 20; }
 
 # in_director NAME COMMAND...
@@ -192,7 +192,7 @@ in_director()
 	esac
 }
 
-# serves NAME: whether this director has the virtual address, and both real servers.
+# serves NAME: whether this director has the virtual address and both real servers.
 serves()
 {
 	has_address "$1" && [ "$(in_director "$1" ipvsadm -Ln | grep -c '^  -> 10.2.*Masq')" = 2 ]
@@ -206,7 +206,7 @@ serves_alone()
 	esac
 }
 
-# traffic_by NAME: has this director take over.
+# traffic_by NAME: makes this director take over.
 traffic_by()
 {
 	case $1 in
@@ -216,7 +216,7 @@ traffic_by()
 	busywait 30000 serves_alone "$1" || fault "the $1 does not take over:" "$(log_of "$1")"
 }
 
-# rs<N>'s health: somebody listens.
+# The health check of rs<N> succeeds while a server listens on port 81.
 get_well()
 {
 	nsenter --net="/run/netns/${servers[$1]}" -- "$harness" serve --name "rs$1" --listen 0.0.0.0:81 >/dev/null &
@@ -229,15 +229,14 @@ fall_ill()
 	unset "health_pids[$1]"
 }
 
-# weight_is N WEIGHT: of rs<N>, on both directors.
+# weight_is N WEIGHT: whether rs<N> has this weight on both directors.
 weight_is()
 {
 	both ipvsadm -Ln -t "$vip:80" | awk -v rs="10.2.$1.2:80" -v weight="$2" \
 		'$2 == rs && $4 == weight { n++ } END { exit n != 2 }'
 }
 
-# entries_are NAME N STATE: whether this director has so many entries of the client's last ports,
-# in such a state.
+# entries_are NAME N STATE: whether this director has N entries of the client's last ports in STATE.
 entries_are()
 {
 	local n
@@ -248,17 +247,17 @@ entries_are()
 }
 
 ##############################################################################
-# What clients see
+# The checks
 
-checks="live_flows_go_on others_come_back flows_come_back reset_flows_come_back"
+checks="live_flows_go_on storm_by_backup flows_are_reopened reset_flows_are_reopened"
 declare -A label_of=(
 	[live_flows_go_on]="the backup takes over, live connections go on, and end"
-	[others_come_back]="a storm by the backup, server's RST"
-	[flows_come_back]="the director takes over again, the clients come back"
-	[reset_flows_come_back]="over, server's RST, a real server drained, and back"
+	[storm_by_backup]="a storm through the backup, server's RST"
+	[flows_are_reopened]="the director takes over again, the clients reuse their ports"
+	[reset_flows_are_reopened]="failover, server's RST, a real server drained, failover back"
 )
 
-# Each check has client ports of its own.
+# Each check uses other client ports.
 port=20000
 
 # ask LINE: sets `line` to what the client answers.
@@ -268,15 +267,15 @@ ask()
 	read -r -t 30 line <&"${console_out[client]}" || line="nothing within 30 s"
 }
 
-# burst ARGUMENTS...: a connection from each of the last ports. Sets `line` to the report.
+# burst ARGUMENTS...: makes a connection from each of the last ports. Sets `line` to the report.
 burst()
 {
 	ask "burst --connections $flows --from 10.0.0.2 --ports $port-$((port + flows - 1)) --to $vip:80 $*"
 	[[ $line = *"\"connections\":$flows,\"failed\":0,"* ]] || fault "$line"
 }
 
-# open_by_director END: new connections, of which the backup is told. They end by END when
-# `end_by_backup` has the backup take over, and ends them.
+# open_by_director END: makes connections through the director, and waits until the backup knows them.
+# `end_by_backup` makes the backup take over and ends them by END.
 open_by_director()
 {
 	port=$((port + 100))
@@ -291,7 +290,7 @@ end_by_backup()
 	[ "$line" = "{\"ended\":$flows}" ] || fault "they do not end well: $line"
 }
 
-# Leaves them for flows_come_back.
+# flows_are_reopened reuses the ports.
 live_flows_go_on()
 {
 	open_by_director fin
@@ -300,7 +299,7 @@ live_flows_go_on()
 	outcome="$flows of $flows"
 }
 
-others_come_back()
+storm_by_backup()
 {
 	local said
 
@@ -313,7 +312,8 @@ others_come_back()
 	first_packets "${BASH_REMATCH[1]:-unknown}" some
 }
 
-# first_packets LOST EXPECTED: of which none may be, with the module; without it so many are, or `some`.
+# first_packets LOST EXPECTED: checks that none is LOST with the module, and EXPECTED (a number or `some`)
+# on the stock kernel.
 first_packets()
 {
 	outcome+="${outcome:+, }$1 first packets lost"
@@ -324,24 +324,24 @@ first_packets()
 	esac
 }
 
-# By the same ports. To the director's conntrack their connections are still open.
-flows_come_back()
+# In the director's conntrack the old connections are still open.
+flows_are_reopened()
 {
 	traffic_by director
-	come_back "$flows"
+	reuse_ports "$flows"
 }
 
-# come_back STOCK
-come_back()
+# reuse_ports STOCK
+reuse_ports()
 {
 	burst --end server-rst
 	[[ $line =~ \"slow\":([0-9]+) ]]
 	first_packets "${BASH_REMATCH[1]:-unknown}" "$1"
 }
 
-# Of a RST from a server nobody is told: to the director's IPVS, too, they are still open, and
-# those of a server that is drained have to go elsewhere.
-reset_flows_come_back()
+# IPVS does not synchronize a server's RST, so the connections are still open in the director's IPVS,
+# too. The stock kernel loses the first packets of those whose server is drained.
+reset_flows_are_reopened()
 {
 	local had
 
@@ -353,10 +353,10 @@ reset_flows_come_back()
 	fall_ill 1
 	busywait 10000 weight_is 1 0 || fault "rs1 is not drained on both:" "$(log_of director)" "$(log_of backup)"
 	traffic_by director
-	come_back "$had"
+	reuse_ports "$had"
 	[[ $line = *"\"servers\":{\"rs2\":$flows}"* ]] || fault "not all at rs2: $line"
 	get_well 1
-	busywait 10000 weight_is 1 1 || fault "rs1 does not come back on both:" "$(log_of director)" "$(log_of backup)"
+	busywait 10000 weight_is 1 1 || fault "rs1 is not restored on both:" "$(log_of director)" "$(log_of backup)"
 }
 
 ##############################################################################

@@ -1,16 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Memory cannot be had. Each allocation that the module makes fails once, one after the other: when
-# it is loaded, when a namespace is made, when services and real servers of p2c change. What is
-# refused says so and leaves nothing behind; what goes on is counted, and made good by the next
-# change. The packets' way allocates nothing.
+# Allocation failures. Each allocation that the module makes fails once, one after the other: when the
+# module is loaded, when a namespace is made, when services and real servers of p2c change. An operation
+# that fails must return an error and leave nothing behind. A change that p2c cannot report to IPVS must
+# be counted, and the next successful change must rebuild the table. The module makes no allocation for
+# a packet that arrives.
 #
-# ip_vs_fail_alloc.ko counts the allocations that have the module on their stack, and fails one, or all.
+# ip_vs_fail_alloc.ko counts the allocations with the module on their stack, and fails one or all.
 #
-# The network is in lib.sh, with two real servers. rs<n> is 10.2.n.2.
+# lib.sh has the network, with two real servers: rs<n> is 10.2.n.2.
 #
-# MODULE: ip_vs_reuse.ko; ip_vs_fail_alloc.ko is looked for beside it
+# MODULE: ip_vs_reuse.ko, with ip_vs_fail_alloc.ko in the same directory
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib.sh
@@ -40,9 +41,9 @@ fail_alloc=$(dirname "$MODULE")/ip_vs_fail_alloc.ko
 made=made-$$
 
 ##############################################################################
-# Failing
+# Injection
 
-# fail WHICH: from here on the WHICH-th fails, or all (-1), or none (0).
+# fail WHICH: makes the WHICH-th allocation fail from now on, or all (-1), or none (0).
 fail()
 {
 	echo 0 >"$injection"/nth
@@ -50,11 +51,11 @@ fail()
 	echo "$1" >"$injection"/nth
 }
 
-# How many there were since then.
+# Prints the number of allocations since then.
 seen() { echo $(($(<"$injection"/seen))); }
 
-# fail_nth N COMMAND...: its N-th allocation fails, and only that. Sets `status` to the command's,
-# `output`, and `injected` to whether it made so many.
+# fail_nth N COMMAND...: runs COMMAND with its N-th allocation failing. Sets `status`, `output`, and
+# `injected` to whether it made N allocations.
 fail_nth()
 {
 	fail "$1"
@@ -64,8 +65,8 @@ fail_nth()
 	injected=$(($(seen) >= $1))
 }
 
-# each_failing BEFORE AFTER COMMAND...: COMMAND with its first allocation failing, then with its
-# second, and so on until it makes no more. BEFORE comes before each, AFTER after. Sets `number`.
+# each_failing BEFORE AFTER COMMAND...: runs COMMAND with its first allocation failing, then with its
+# second, and so on until it makes no more; each time BEFORE before it and AFTER after it. Sets `number`.
 number=
 each_failing()
 {
@@ -83,11 +84,11 @@ each_failing()
 		((${#faults[@]} < 5)) || break
 	done
 	((status == 0)) || fault "${*##*/} with all memory: $output"
-	((number)) || fault "${*##*/} allocates nothing: what was tested?"
+	((number)) || fault "${*##*/} allocates nothing"
 }
 
 ##############################################################################
-# What is there
+# State of the module
 
 is_loaded() { [ -e /sys/module/ip_vs_reuse ]; }
 
@@ -102,14 +103,14 @@ nothing_is_left()
 
 has_no_memory()
 {
-	[[ $output = *[Mm]emory* ]] || fault "allocation $number failed: ${output:-it says nothing}"
+	[[ $output = *[Mm]emory* ]] || fault "allocation $number failed: ${output:-no error message}"
 }
 
-# Changes that found no memory; `noted` is what it was.
+# Prints the number of failed rebuilds; `noted` is an earlier one.
 noted=
 rebuilds() { awk '$1 == "p2c_failed_rebuilds" { print $2 }' /proc/net/ip_vs_reuse; }
 
-# Sends 40 datagrams. Sets `conns` to how many of them each real server of the service had.
+# Sends 40 datagrams. Sets `conns` to the number that each real server got.
 declare -A conns=()
 send()
 {
@@ -119,7 +120,7 @@ send()
 	busywait 10000 all_are_counted || fault "$(ipvsadm -Ln -u "$service" --stats)"
 }
 
-# IPVS sums them every two seconds.
+# IPVS updates its totals every two seconds.
 all_are_counted()
 {
 	local line sum=0
@@ -135,11 +136,12 @@ all_are_counted()
 	((sum == 40))
 }
 
-# to N: of the datagrams, how many went to rs<N>.
+# to N: prints the number of datagrams that rs<N> got.
 to() { echo "${conns[10.2.$1.2:80]:-0}"; }
 
-# everybody_has_some: a fair table of two misses one in 40 draws of two once in 2^40 times.
-everybody_has_some()
+# each_has_some WHEN: checks that both servers got datagrams. By chance alone this fails once in 2^40
+# times.
+each_has_some()
 {
 	send
 	(($(to 1) && $(to 2))) || fault "$1: $(to 1) and $(to 2) datagrams of 40"
@@ -157,7 +159,7 @@ load()
 
 refused_load()
 {
-	# Some have a second choice.
+	# The kernel has a fallback for some allocations.
 	if ((status == 0)); then
 		rmmod ip_vs_reuse || fault "allocation $number failed, and it was loaded: rmmod"
 	else
@@ -203,7 +205,8 @@ refused_service()
 	fi
 }
 
-# What a change answers IPVS does not hand on: it is counted, and the table stays as it was.
+# IPVS ignores the result of a scheduler's callback. The failure is counted, and the old table stays in
+# use.
 new_server()
 {
 	each_failing one_server counted_change ipvsadm -a -u "$service" -r 10.2.2.2:80 -m
@@ -225,9 +228,9 @@ counted_change()
 	(($(rebuilds) == noted + 1)) || fault "allocation $number failed: $(($(rebuilds) - noted)) counted"
 	send
 	(($(to 1) == 40 && $(to 2) == 0)) || fault "allocation $number failed: $(to 1) and $(to 2) datagrams of 40"
-	# An addition, too, has to look at all of them now.
+	# The next addition must rebuild the table with all servers.
 	ipvsadm -a -u "$service" -r 10.8.0.1:80 -m -w 0 || fault "the next change"
-	everybody_has_some "allocation $number failed, then a change"
+	each_has_some "allocation $number failed, then a change"
 }
 
 changed_server()
@@ -247,7 +250,7 @@ two_servers()
 	noted=$(rebuilds)
 }
 
-# Drained or deleted, rs2 gets nothing, whatever the table says.
+# Weight and availability are read at each pick, so rs2 gets nothing from the old table.
 counted_drain()
 {
 	((status == 0)) || fault "allocation $number failed: $output"
@@ -255,7 +258,7 @@ counted_drain()
 	send
 	(($(to 1) == 40)) || fault "allocation $number failed: $(to 1) datagrams of 40"
 	two_servers
-	everybody_has_some "allocation $number failed, then a change"
+	each_has_some "allocation $number failed, then a change"
 }
 
 deleted_server()
@@ -264,12 +267,12 @@ deleted_server()
 	outcome="$number allocations"
 }
 
-# A switch to p2c: IPVS takes the old scheduler back.
+# If a switch to p2c fails, IPVS restores the old scheduler.
 switched()
 {
 	each_failing with_rr refused_switch ipvsadm -E -u "$service" -o -s p2c
 	outcome="$number allocations"
-	everybody_has_some "switched"
+	each_has_some "switched"
 }
 
 with_rr()
@@ -283,10 +286,10 @@ refused_switch()
 	((status)) || fault "allocation $number failed, and it says nothing"
 	has_no_memory
 	[[ $(ipvsadm -Sn) = *"-A -u $service -s rr"* ]] || fault "allocation $number failed: the scheduler is not rr"
-	everybody_has_some "allocation $number failed"
+	each_has_some "allocation $number failed"
 }
 
-# A table that is larger than a page.
+# A table larger than a page.
 large_table()
 {
 	local n
@@ -298,7 +301,7 @@ large_table()
 	fail -1
 	for n in {1..600}; do
 		((n % 200)) || echo "-e -u $service -r 10.8.$((n / 256)).$((n % 256)):80 -m -w 1"
-	done | ipvsadm -R || fault "ipvsadm is told of it"
+	done | ipvsadm -R || fault "ipvsadm reports an error"
 	fail 0
 	n=$(($(rebuilds) - noted))
 	outcome="$n changes"
@@ -313,25 +316,25 @@ large_table()
 ##############################################################################
 # Packets
 
-# All fail that have the module on their stack; it takes none, and nothing is lost.
+# All allocations of the module fail. It makes none for these packets, and no packet is lost.
 packets()
 {
-	local said evicted
+	local said replayed
 
 	two_servers
-	evicted=$(awk '$1 == "evicted_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse)
+	replayed=$(awk '$1 == "replayed_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse)
 	fail -1
 	send
-	# shellcheck disable=SC2034 # how many
+	# shellcheck disable=SC2034 # n is used
 	for n in {1..5}; do
 		said=$(in_ns "$client" "$harness" reconnect --from 10.0.0.2:$((5000 + n)) --to "$reopened" --end server-rst)
 		[[ $said = *'"syn_retransmits":0,'* && $said = *'"connected":true'* ]] || fault "$said"
 	done
 	fail 0
 	(($(seen) == 0)) || fault "$(seen) allocations, the last by $(<"$injection"/last_caller)"
-	evicted=$(($(awk '$1 == "evicted_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse) - evicted))
-	((evicted == 5)) || fault "$evicted of 5 reopened flows evicted"
-	outcome="40 datagrams, $evicted evictions"
+	replayed=$(($(awk '$1 == "replayed_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse) - replayed))
+	((replayed == 5)) || fault "$replayed of 5 packets replayed"
+	outcome="40 datagrams, $replayed SYNs replayed"
 }
 
 unload()
@@ -363,6 +366,6 @@ ipvsadm -R <<-END || bail_out "cannot make the service for TCP"
 	-a -t $reopened -r 10.2.1.2:80 -m
 	-a -t $reopened -r 10.2.2.2:80 -m
 END
-check packets "packets: all allocations fail, and nobody notices"
-check unload "unload: nothing is left"
+check packets "packets: all allocations fail, and no packet is lost"
+check unload "unload: nothing is left behind"
 ktap_exit

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The cases of conn_reuse.sh in one boot with the stock IPVS, where the fault must show, and with
-# a patched one in its place, where none may, as one table; and whether all stock modules that
-# stand on IPVS load on top of the patched one. For kernels that cannot take ip_vs_reuse.ko.
+# Runs the cases of conn_reuse.sh in one boot with the stock IPVS, which must show the fault, and with
+# the patched IPVS, which must not, and prints one table. Checks that all stock modules that depend on
+# IPVS load with the patched one. For kernels without support for ip_vs_reuse.ko.
 #
 # IPVS:    a directory with the patched ip_vs.ko
 # HARNESS: the traffic program
-# WATCH:   ipvs-watch, used where the kernel has BTF for its modules
+# WATCH:   ipvs-watch, used if the kernel has BTF for its modules
 
 # shellcheck disable=SC2317 # functions are called by name
 # shellcheck source=selftests/lib.sh
@@ -22,10 +22,10 @@ RESULTS=$(mktemp)
 export RESULTS
 unset IPVS MODULE
 
-# The namespaces of the run before go, and with them what holds IPVS, in the background.
+# The kernel cleans up the namespaces of the run before in the background. Until then they use IPVS.
 unloaded() { [ ! -e /sys/module/ip_vs ] || modprobe -qr ip_vs_rr ip_vs; }
 
-# cases: those of conn_reuse.sh; what would run with the module is skipped there.
+# cases: runs conn_reuse.sh, which skips its half with the module.
 cases()
 {
 	local status=0

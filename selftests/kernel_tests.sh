@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The kernel's own selftests about IPVS, conntrack and NAT: each on the stock kernel, and then
-# with the module in. It must end the same way, with the same results on the way. A test that
-# does not pass on the stock kernel either is a skip, with the reason that it gave itself.
+# The kernel's own selftests about IPVS, conntrack and NAT: each runs on the stock kernel and then with
+# the module. It must end the same way, with the same intermediate results. A test that does not
+# pass on the stock kernel either is skipped, with the reason that it gave itself.
 #
-# All the tests are told that the machine is slow (KSFT_MACHINE_SLOW); several then do less.
+# All tests are told that the machine is slow (KSFT_MACHINE_SLOW); several then do less.
 #
-# KERNEL_TESTS: what scripts/kernel-selftests.sh has made
+# KERNEL_TESTS: directory made by scripts/kernel-selftests.sh
 # MODULE:       the module to insert
-# LONG:         run the tests that take long, too
+# LONG:         also run the tests that take long
 #
 # usage: kernel_tests.sh [TEST...]
 
@@ -43,7 +43,7 @@ long_tests="netfilter/br_netfilter.sh
 	netfilter/nft_zones_many.sh
 	fcnal-test.sh:-t:use_cases"
 
-# Those that are not tried, and why.
+# Tests that are not run, and why.
 not_tried()
 {
 	local test
@@ -67,44 +67,41 @@ not_tried()
 
 export KSFT_MACHINE_SLOW=yes
 
-# As long as the kernel's own runner lets them take; the short ones must be done sooner.
+# Seconds per test: the limit of the kernel's own runner with LONG, less without.
 limit=300
 [ -z "${LONG:-}" ] || limit=1800
 
 ##############################################################################
-# The module in and out
+# insmod and rmmod
 
 tracing=/sys/kernel/tracing/instances/kernel_tests
 
-# Functions that the module calls and that can be traced: the hook's, to look a packet up in
-# IPVS's table, and p2c's, to take a real server into its own.
-looks_up=ip_vs_reuse_ip_vs_fill_iph_skb
+# A function that p2c calls for each real server that it puts into its table, and that can be traced.
 takes_server=ip_vs_reuse_ip_vs_dest_hold
 
-# How often that was seen while the module was in, at last; and in all, how many packets
-# matched an old entry.
-lookups=0 real_servers=0 matches=0
+# The number of such calls while the module was last loaded, and the number of packets that
+# matched an old entry, in total.
+real_servers=0 matches=0
 
 module_in()
 {
 	insmod "$MODULE" || bail_out "cannot insert $MODULE"
 	{
-		echo "$looks_up $takes_server" >"$tracing/set_ftrace_filter" &&
+		echo "$takes_server" >"$tracing/set_ftrace_filter" &&
 			echo function >"$tracing/current_tracer" &&
 			echo 1 >"$tracing/events/ip_vs_reuse/enable"
-	} || bail_out "cannot trace what the module does"
+	} || bail_out "cannot trace the module"
 }
 
 module_out()
 {
-	lookups=$(traced "$looks_up")
 	real_servers=$(traced "$takes_server")
-	matches=$((matches + $(traced 'ip_vs_reuse_(evict|leave):')))
+	matches=$((matches + $(traced 'ip_vs_reuse_(replay|leave):')))
 	echo nop >"$tracing/current_tracer"
 	rmmod ip_vs_reuse || bail_out "cannot remove the module"
 }
 
-# traced WHAT: how often.
+# traced PATTERN: prints how often it was traced.
 traced() { grep -cE ": $1" "$tracing/trace"; }
 
 cleanup()
@@ -117,14 +114,14 @@ cleanup()
 ##############################################################################
 # One test
 
-# What its two halves, `stock` and `module`, have come to.
+# Results of the two halves, `stock` and `module`.
 declare -A status=() results=() seconds=() last=() tainted=()
 
-# run HALF TEST [DIRECTORY]: as the kernel's own runner would, in a process namespace that takes
-# with it whatever the test leaves behind.
+# run HALF TEST [DIRECTORY]: runs it as the kernel's own runner does, in a PID namespace that ends all
+# processes that the test leaves behind.
 #
-# Some tests want to see the kernel untainted, before and after. A module from outside the
-# tree taints it: they are shown 0, and whether the real value changes is looked at here.
+# Some tests require that the kernel is untainted before and after. A module from outside the
+# tree taints it. So the tests see 0, and this function checks that the real value does not change.
 run()
 {
 	local half=$1 command file start=$SECONDS before after
@@ -147,15 +144,15 @@ run()
 	[ "$before" = "$after" ] || tainted[$half]="$half: tainted was $before and is $after"
 }
 
-# results_in FILE: the lines in which a test says how something ended, without what differs
-# between any two runs: names of namespaces, and numbers.
+# results_in FILE: prints the lines with results, without names of namespaces and numbers, which
+# differ between any two runs.
 results_in()
 {
 	grep -aE '(^|[^[:alpha:]])(ok|OK|PASS|FAIL|XFAIL|SKIP|ERROR)([^[:alpha:]]|$)' "$1" |
 		sed -E 's/-[[:alnum:]]{6}\>/-X/g; s/[0-9]+/N/g' | sort
 }
 
-# ended HALF: how it ended, in words.
+# ended HALF: prints how it ended.
 ended()
 {
 	local word
@@ -180,7 +177,7 @@ alike()
 		[ -z "${tainted[stock]}${tainted[module]}" ]
 }
 
-# run_both TEST [DIRECTORY]: with the module from DIRECTORY, where that is another.
+# run_both TEST [DIRECTORY]: the half with the module runs the test in DIRECTORY, if given.
 run_both()
 {
 	run stock "$1"
@@ -189,7 +186,7 @@ run_both()
 	module_out
 }
 
-# difference: what was not alike.
+# difference: prints what differs between the halves.
 difference()
 {
 	printf '%s\n' "${tainted[@]}"
@@ -199,14 +196,14 @@ difference()
 		tail -v -n 10 "$tmp/stock" "$tmp/module"
 }
 
-# compare LABEL TEST [DIRECTORY]: a KTAP line. Some tests fail now and then on any kernel, so
-# there is a second attempt, of both halves.
+# compare LABEL TEST [DIRECTORY]: prints a KTAP line. Some tests fail now and then on any kernel, so
+# both halves get a second attempt.
 compare()
 {
 	local label=$1
 
 	run_both "${@:2}"
-	# Tainted is not what it would be again.
+	# A kernel that is tainted stays so.
 	if ! alike && [ -z "${tainted[stock]}${tainted[module]}" ]; then
 		echo "# $label: $(both_ended), and different; once more"
 		difference | sed '/^$/d; s/^/#   /'
@@ -226,37 +223,43 @@ compare()
 }
 
 ##############################################################################
-# IPVS, where it must be seen that the module was at work
+# IPVS, with evidence that the module was active
 
-# ipvs.sh makes a service with one real server and connects once, in each of three ways to forward.
+# ipvs.sh connects once to a service with one real server, with each of three forwarding methods. It does
+# not reuse a port, so the hook has nothing to do: the check is that it is registered.
 compare_ipvs()
 {
 	local p2c=$tmp/p2c replaced
 
 	compare netfilter/ipvs.sh netfilter/ipvs.sh
-	check hook_was_at_work "netfilter/ipvs.sh: the hook looked packets up in IPVS's table"
+	check hooks_are_registered "netfilter/ipvs.sh: the module's hooks are registered in a new namespace"
 
 	cp -r "$KERNEL_TESTS" "$p2c"
 	replaced=$(grep -c -e '-s rr$' "$p2c/net/netfilter/ipvs.sh")
 	sed -i 's/-s rr$/-s p2c/' "$p2c/net/netfilter/ipvs.sh"
 	((replaced > 0)) || bail_out "netfilter/ipvs.sh has no '-s rr' to replace by p2c"
 	compare "netfilter/ipvs.sh with p2c for rr" netfilter/ipvs.sh "$p2c"
-	check p2c_was_at_work "netfilter/ipvs.sh with p2c for rr: p2c had the real servers"
+	check p2c_was_at_work "netfilter/ipvs.sh with p2c for rr: p2c got the real servers"
 }
 
-hook_was_at_work()
+hooks_are_registered()
 {
-	outcome=$lookups
-	((lookups >= 3)) || fault "there must be one for each way to forward"
+	local hooks
+
+	module_in
+	hooks=$(unshare --net nft list hooks | grep -c ip_vs_reuse)
+	module_out
+	outcome=$hooks
+	((hooks == 4)) || fault "there must be one at LOCAL_IN and LOCAL_OUT of each family"
 }
 
 p2c_was_at_work()
 {
 	outcome=$real_servers
-	((real_servers >= 3)) || fault "there must be one for each way to forward"
+	((real_servers >= 3)) || fault "there must be one for each forwarding method"
 }
 
-# A kernel's new tests are not to be overlooked.
+# Fails when a new kernel has new tests.
 all_are_listed()
 {
 	local file known
@@ -274,8 +277,8 @@ need_root
 [ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
 [ -d "${KERNEL_TESTS:-}/net/netfilter" ] || skip_all "KERNEL_TESTS is not set: scripts/kernel-selftests.sh"
 need_tools conntrack ip ipvsadm nft socat unshare
-# What the module needs, for both halves.
-need_modules ip_vs nf_conntrack
+# The module's dependencies, loaded for both halves.
+need_modules ip_vs nf_conntrack nfnetlink_hook
 
 tmp=$(mktemp -d)
 trap cleanup EXIT
@@ -297,7 +300,7 @@ for test in $tests ${LONG:+$long_tests}; do
 	*) compare "${test//:/ }" "$test" ;;
 	esac
 done
-echo "# with the module in, $matches packets matched an old entry of IPVS"
+echo "# with the module, $matches packets matched an old entry of IPVS"
 [ -n "${LONG:-}" ] || for test in $long_tests; do
 	ktap_skip "${test//:/ }" "takes long: left to make test-long"
 done

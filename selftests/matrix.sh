@@ -1,24 +1,26 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Every way in which a client's port comes back: how the old connection ended, by what became of
-# its real server meanwhile, by the settings of IPVS, for IPv4 and IPv6. On the stock kernel each
-# must fare just as matrix.expected says; with the module the same, but that no first packet is
-# lost. conn_reuse.sh has the cases that do not fit into a table.
+# A client reuses its port, in every combination of how the old connection ended, what became of its
+# real server meanwhile, the settings of IPVS, and IPv4 or IPv6. On the stock kernel each second
+# connection must fare exactly as matrix.expected says. With the module it fares the same, except
+# that no first packet is lost; and for each combination of settings the module replays exactly as
+# many packets as the stock kernel loses. conn_reuse.sh has the cases that do not fit into a table.
 #
 # All flows of one combination of settings run at the same time, on the network of lib.sh. Each
-# fate of a real server has a virtual service of its own (10.9.0.1 for the first fate, and so on;
-# fd00:9::1). Its scheduler is `fo`: the heaviest server gets everything. That is rs1 for all first
-# connections, and rs2 when they have ended: who answers tells whether IPVS scheduled anew.
+# fate of a real server has its own virtual service (10.9.0.1 for the first fate, and so on;
+# fd00:9::1). Its scheduler is `fo`, which sends everything to the heaviest server: rs1 for all first
+# connections, and rs2 after they have ended. So the server that answers tells whether IPVS has
+# scheduled the second connection anew.
 #
 #   port 80   both real servers answer
 #   port 81   rs1 refuses
-#   port 82   rs1 says nothing
+#   port 82   rs1 does not answer
 #
-# usage: matrix.sh [MODE,EXPIRE,CONNTRACK | long_gone | just_expiring]...: only these
+# usage: matrix.sh [MODE,EXPIRE,CONNTRACK | long_gone | just_expiring]...		(default: all)
 #
 # MODULE: the module to insert; without it only the stock half runs
-# WATCH:  ipvs-watch, as a witness (witness.sh)
+# WATCH:  ipvs-watch, which sees drops and replays (witness.sh)
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib.sh
@@ -40,9 +42,9 @@ need_tools ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_fo nf_conntrack nft_ct veth
 need_harness
 
-# Each end, as the harness calls it; and the state in which IPVS then has the entry. The order is
-# that in which the flows end: last come those that IPVS forgets in ten seconds. They are the first
-# to come back.
+# Each end, as the harness calls it, and the state of the IPVS entry after it. The flows end in this
+# order: IPVS forgets the last ones after ten seconds, so little time may pass before their ports
+# are reused.
 endings="server_fin client_fin both_fin unanswered vanished half_closed server_rst client_rst refused"
 declare -A end=(
 	[server_fin]=fin [client_fin]=client-fin [both_fin]=both-fin
@@ -72,7 +74,7 @@ for conntrack in 1 0; do
 	done
 done
 
-# When the port comes back: mostly while IPVS has the entry; and in these checks.
+# In the columns the ports are reused while IPVS has the entries. These checks reuse them later.
 declare -A label_of=(
 	[long_gone]="long after the entry has expired"
 	[just_expiring]="while the entries expire"
@@ -96,16 +98,15 @@ setup()
 			}
 		}
 	END
-	# Of a closed flow the IPVS entry expires after ten seconds; its conntrack shall not before.
+	# The conntrack of a closed flow must not expire before its IPVS entry, which does so after ten seconds.
 	sysctl_set netfilter/nf_conntrack_tcp_timeout_close 60
-	# A client whose service has no server left must hear of it.
+	# The ICMP errors for services without a server must all be sent.
 	sysctl_set ipv4/icmp_ratelimit 0
 	sysctl_set ipv6/icmp/ratelimit 0
-	# A port in TIME_WAIT could not come back at once. A client behind a gateway has none: its
-	# port there is free for the next one.
+	# Without TIME_WAIT the client can reuse a port at once, as a NAT gateway does.
 	in_ns "$client" bash -c 'echo 0 >/proc/sys/net/ipv4/tcp_max_tw_buckets'
-	# Nothing shall be sent twice for slowness alone: to what comes late, a client that is gone
-	# says RST, and the entry would be another.
+	# No packet may be sent twice only because the machine is slow: a closed client would answer a late
+	# packet with a RST, which changes the state of the entry.
 	for ns in "$client" "${servers[@]}"; do
 		in_ns "$ns" bash -c 'echo 1000000 >/proc/sys/net/ipv4/tcp_rto_min_us'
 	done
@@ -122,7 +123,8 @@ service()
 	esac
 }
 
-# each_service FUNCTION: ipvsadm does what FUNCTION says, given FATE SERVICE RS1 RS2.
+# each_service FUNCTION: runs the ipvsadm commands that `FUNCTION FATE SERVICE RS1 RS2` prints for
+# each service.
 each_service()
 {
 	local fate family port service rs1 rs2
@@ -173,7 +175,7 @@ start_afresh()
 	busywait 10000 no_entries || bail_out "IPVS keeps entries of services that are gone"
 }
 
-# Sets `state` of each client port that IPVS has an entry of, and `seconds` until it expires.
+# Sets `state` and `seconds` (until it expires) of each IPVS entry, by client port.
 declare -A state=() seconds=()
 read_entries()
 {
@@ -190,7 +192,7 @@ read_entries()
 
 no_entries() { read_entries; ((${#state[@]} == 0)); }
 
-# Of the flows `flows`. If not, `why` says which is first.
+# Whether the entries of all `flows` are in the state that they should end in. If not, sets `why`.
 all_settled()
 {
 	local flow
@@ -202,7 +204,7 @@ all_settled()
 	done
 }
 
-# Servers that are deleted while expire_nodest_conn is set.
+# While expire_nodest_conn is set, IPVS removes the entries of a deleted server.
 deleted_servers_are_forgotten()
 {
 	local flow
@@ -215,7 +217,8 @@ deleted_servers_are_forgotten()
 	done
 }
 
-# What IPVS keeps for ten seconds only may be gone already on a machine that is very busy.
+# Whether all other entries last long enough. On a very busy machine those that IPVS keeps for ten
+# seconds only may be gone already.
 others_are_not()
 {
 	local flow
@@ -229,7 +232,7 @@ others_are_not()
 }
 
 ##############################################################################
-# Flows. Their names: ENDING/FATE/FAMILY, and a number where there are more of a kind.
+# Flows are named ENDING/FATE/FAMILY, plus /NUMBER if there are several of a kind.
 
 plain=${IPVS:+patched}
 plain=${plain:-stock}
@@ -241,15 +244,15 @@ are_waiting=
 why=
 declare -A port_of=() letter=()
 
-# begin OPTIONS...: makes the first connections of all `flows`, and returns when they have ended;
-# whether IPVS, too, has them in the state in which they are to be. A machine that is very busy
-# lets packets be sent twice, and a client that is gone answers one with a RST.
+# begin OPTIONS...: makes the first connections of all `flows` and waits until they have ended. Fails
+# if an IPVS entry is not in the expected state afterwards, as it happens on a very busy machine:
+# a packet is sent twice, and the closed client answers it with a RST.
 begin()
 {
 	local flow ending fate family line service rs1 rs2 from
 
 	{
-		echo "flows --timeout 2.5s $*"
+		echo "flows --timeout 3.5s $*"
 		for flow in "${flows[@]}"; do
 			IFS=/ read -r ending fate family _ <<<"$flow"
 			service "$fate" "$family" "${port_after[$ending]:-80}"
@@ -267,7 +270,7 @@ begin()
 }
 
 # Makes the second connections. Sets `letter` of each flow: how it fared, as in matrix.expected.
-come_back()
+reuse_ports()
 {
 	local line flow
 
@@ -280,7 +283,7 @@ come_back()
 	done
 }
 
-# Of `flow`, whose report is `line`.
+# Sets the letter of `flow` from its report `line`.
 fared()
 {
 	local how="?"
@@ -303,7 +306,7 @@ fared()
 }
 
 ##############################################################################
-# What is expected, and what is seen
+# Comparison with matrix.expected
 
 # Sets `expected`: a letter for each column, for each ENDING/FATE.
 declare -A expected=()
@@ -316,38 +319,48 @@ read_expected()
 	done <"$here/matrix.expected"
 }
 
-# Sets `wanted`: how `flow` is to fare in the half and column that run.
+# Sets `wanted`: how `flow` should fare in this half and column.
 want()
 {
 	local row=${flow%/*}
 
 	wanted=${expected[$row]:column:1}
-	# What was lost for a stale conntrack, and that only, is lost no more.
+	# Nothing else changes than that no first packet is lost.
 	[ "$half" = stock ] || wanted=${wanted,,}
 }
 
+# The letters of all flows, by HALF,COLUMN,FLOW.
 declare -A seen=()
 
-# A round: all endings, fates and families under the settings of `column`.
+# Whether the stock kernel loses the first packet of `flow`: as seen in the stock half, or if that has
+# not run, as expected.
+stock_loses_it()
+{
+	local row=${flow%/*}
+
+	[[ ${seen[stock,$column,$flow]:-${expected[$row]:column:1}} = [ESR] ]]
+}
+
+# All endings, fates and families with the settings of `column`.
 run_round()
 {
 	local flow attempt
 
 	for attempt in 1 2 3 4 5; do
-		! until_ports_come_back || break
+		! until_ports_are_reused || break
 		((attempt < 5)) || bail_out "the machine is too slow"
 		echo "# once more: $why"
-		[ -z "$are_waiting" ] || come_back
+		[ -z "$are_waiting" ] || reuse_ports
 	done
-	come_back
+	reuse_ports
 	witnessed
 	for flow in "${flows[@]}"; do
 		seen[$half,$column,$flow]=${letter[$flow]}
 	done
 }
 
-# The first half of it; whether the entries are still there that are to be.
-until_ports_come_back()
+# The first part of a round. Fails if entries that should still be there are not.
+until_ports_are_reused()
 {
 	local expire
 
@@ -365,7 +378,7 @@ until_ports_come_back()
 	others_are_not
 }
 
-# Of `family`.
+# Checks the flows of `family`.
 each_flow_fares_as_expected()
 {
 	local flow wanted number=0 lost=0
@@ -382,26 +395,36 @@ each_flow_fares_as_expected()
 	! have_witness || witness_agrees
 }
 
-# The witness has seen IPVS drop a packet for its old conntrack from just those clients that had
-# to send a SYN again for no reason of the server's.
+# Whether ipvs-watch has seen IPVS drop a packet for its old conntrack from exactly those clients of
+# `family` that had to send their first packet again.
 witness_agrees()
 {
-	local flow drop why
+	local flow why
 	declare -A reason=()
 
-	for drop in "${witness[@]}"; do
-		[[ $drop = *'"event":"drop"'* && $drop =~ \"reason\":\"(closed|drained|gone)\" ]] ||
-			continue
-		why=${BASH_REMATCH[1]}
-		[[ ! $drop =~ \"client\":\"[^\"]*:([0-9]+)\" ]] || reason[${BASH_REMATCH[1]}]=$why
-	done
+	read_reasons drop
 	for flow in "${flows[@]}"; do
 		[[ $flow = */*/"$family"* ]] || continue
 		why=${reason[${port_of[$flow]}]:-}
 		case ${letter[$flow]},$why in
 		[ESR],?* | [!ESR],) ;;
-		*) fault "$flow: seen ${letter[$flow]}, the witness has seen ${why:-no drop}" ;;
+		*) fault "$flow: seen ${letter[$flow]}, ipvs-watch has seen ${why:-no drop}" ;;
 		esac
+	done
+}
+
+# read_reasons EVENT: sets `reason` of each client port for which ipvs-watch has seen such an event;
+# of several, all.
+read_reasons()
+{
+	local event why
+
+	reason=()
+	for event in "${witness[@]}"; do
+		[[ $event = *"\"event\":\"$1\""* && $event =~ \"reason\":\"(closed|drained|gone)\" ]] ||
+			continue
+		why=${BASH_REMATCH[1]}
+		[[ ! $event =~ \"client\":\"[^\"]*:([0-9]+)\" ]] || reason[${BASH_REMATCH[1]}]+="$why "
 	done
 }
 
@@ -417,30 +440,36 @@ note_counters()
 	done </proc/net/ip_vs_reuse
 }
 
-# A conntrack is evicted for each flow that IPVS schedules anew, if there is one: of a connection
-# that the server refused, conntrack keeps nothing; without vs.conntrack nothing is tracked.
-counters_agree()
+# Whether the module has replayed exactly the first packets that the stock kernel loses: as many by
+# its counters, and one of each such flow and none of any other as seen by ipvs-watch.
+replays_are_losses()
 {
-	local flow name value more matched=0 evicted=0 left=0 there=0 evictions=0
+	local flow name value more matched=0 replayed=0 others=0 lost=0 why
+	declare -A reason=()
 
 	while read -r name value; do
 		more=$((value - counted[$name]))
 		case $name in
 		matched) matched=$more ;;
-		evicted_*) evicted=$((evicted + more)) ;;
-		left_*) left=$((left + more)) ;;
+		replayed_*) replayed=$((replayed + more)) ;;
+		left_* | dropped_*) others=$((others + more)) ;;
 		esac
 	done </proc/net/ip_vs_reuse
+	read_reasons replay
 	for flow in "${flows[@]}"; do
-		[ -n "${state[${port_of[$flow]}]:-}" ] || continue
-		there=$((there + 1))
-		[[ ${columns[column]} != *,1 || $flow = refused/* || ${letter[$flow]} != [erxz] ]] ||
-			evictions=$((evictions + 1))
+		why=${reason[${port_of[$flow]}]:-}
+		if stock_loses_it; then
+			lost=$((lost + 1))
+			! have_witness || [[ $why = @(closed|drained|gone)\  ]] ||
+				fault "$flow: expected one replay, ipvs-watch has seen ${why:-none}"
+		else
+			[ -z "$why" ] || fault "$flow: nothing to replay, ipvs-watch has seen $why"
+		fi
 	done
-	((matched == evicted + left)) || fault "matched $matched, but evicted $evicted and left $left"
-	((matched >= there)) || fault "matched $matched, but there were $there entries"
-	((evicted == evictions)) || fault "evicted $evicted, where $evictions had to be"
-	outcome="$evicted of $matched evicted"
+	((replayed == lost)) || fault "replayed $replayed packets; the stock kernel loses $lost"
+	((matched == replayed + others)) ||
+		fault "matched $matched, but replayed $replayed and left $others to IPVS"
+	outcome="$replayed replayed, $lost lost on the stock kernel"
 }
 
 run_columns()
@@ -462,7 +491,7 @@ run_columns()
 		for family in $families; do
 			check each_flow_fares_as_expected "$half: $label, IPv$family"
 		done
-		[ "$half" != module ] || check counters_agree "$half: $label, counters"
+		[ "$half" != module ] || check replays_are_losses "$half: $label, replays"
 	done
 }
 
@@ -475,11 +504,11 @@ label()
 }
 
 ##############################################################################
-# The other times of coming back. For two ends after which IPVS forgets in ten seconds, and a
-# vanished client, for whom it is told to.
+# The other moments of reuse. They need flows that IPVS soon forgets: after two ends it does so in ten
+# seconds, and for vanished clients it is told to.
 
-# Several of a kind.
-begin_for_the_last_time()
+# Makes eight flows of each kind.
+begin_short_lived()
 {
 	local ending family n
 
@@ -498,16 +527,16 @@ begin_for_the_last_time()
 	each_service then_to_rs2
 }
 
-# Without an entry nothing can be lost, and nothing is left to evict.
+# Without an entry no packet is lost, and none matches.
 long_gone()
 {
 	local flow matched
 
-	begin_for_the_last_time
+	begin_short_lived
 	busywait 15000 no_entries || fault "the entries do not expire"
 	witnessed
 	note_counters
-	come_back
+	reuse_ports
 	witnessed
 	for flow in "${flows[@]}"; do
 		[ "${letter[$flow]}" = e ] || fault "$flow: expected e, seen ${letter[$flow]}"
@@ -515,19 +544,19 @@ long_gone()
 	((${#witness[@]} == 0)) || fault "${witness[@]}"
 	if [ "$half" = module ]; then
 		read -r _ matched </proc/net/ip_vs_reuse
-		[ "$matched" = "${counted[matched]}" ] || fault "flows have matched"
+		[ "$matched" = "${counted[matched]}" ] || fault "packets have matched"
 	fi
 }
 
-# Some find the entry, and some do not.
+# Some packets find the entry, and some do not.
 just_expiring()
 {
 	local flow there=0 gone=0
 
-	begin_for_the_last_time --over 2s
+	begin_short_lived --over 2s
 	busywait 15000 an_entry_is_about_to_expire || fault "the entries do not expire"
 	witnessed
-	come_back
+	reuse_ports
 	witnessed
 	for flow in "${flows[@]}"; do
 		case $half,$flow,${letter[$flow]} in
@@ -598,7 +627,7 @@ lost()
 	echo "$lost of $number"
 }
 
-# Adds to `letters` that of both families, or a mark where they differ or were not seen.
+# Adds the letter of both families to `letters`: `!` if they differ, `-` if not run.
 cell()
 {
 	local four=${seen[$1/4]:--} six=${seen[$1/6]:--}
@@ -638,7 +667,7 @@ skip_half()
 		for family in $families; do
 			ktap_skip "$half: $(label), IPv$family" "$1"
 		done
-		[ "$half" != module ] || ktap_skip "$half: $(label), counters" "$1"
+		[ "$half" != module ] || ktap_skip "$half: $(label), replays" "$1"
 	done
 	for name in long_gone just_expiring; do
 		is_chosen "$name" || continue
@@ -653,7 +682,7 @@ chosen=${*:-$everything}
 checks=0
 for name in $chosen; do
 	[[ " $everything " = *" $name "* ]] || bail_out "no such check: $name (checks: $everything)"
-	# Two families on the stock kernel; with the module the counters, too.
+	# Two families in both halves, and the replays with the module.
 	case $name in *,*) checks=$((checks + 5)) ;; *) checks=$((checks + 2)) ;; esac
 done
 

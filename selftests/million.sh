@@ -1,22 +1,23 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A million flows that come back, and the books of them: no first packet is lost, and the module's
-# counters are exact. Each connection that IPVS schedules is either the first through its port, or
-# reopens a flow, whose conntrack was evicted.
+# Soak test: clients open a million flows from reused ports. No first packet may be lost, and the
+# module's counters must be exact. Each connection that IPVS schedules is either the first from its port
+# or reopens a flow. After the server's RST conntrack does not reopen the flow, so the module must have
+# replayed the packet; after the client's RST or a FIN it need not.
 #
-# The mix: ends of all kinds, IPv4 and IPv6, straight and masqueraded as kube-proxy does it, rr and
-# p2c, all servers in service and one of them drained and back all the time. The traffic is
-# `harness storm`'s: 32 connections under way through 160 ports, others for each case.
+# The cases combine all ends, IPv4 and IPv6, plain and masqueraded as kube-proxy does it, rr and p2c, and
+# servers that all serve or of which one is drained and restored all the time. `harness storm` makes the
+# traffic: 32 concurrent connections from 160 ports, different ones for each case.
 #
-# Masqueraded flows have random ports, as kube-proxy gives them, unless they end by FIN: from a random
-# port one comes at the server upon what another client left there in TIME_WAIT, and is refused
-# by its timestamps (docs/stock.md), with IPVS or without.
+# Masqueraded flows have random ports, as with kube-proxy, except for those that end by FIN: a random
+# port may be one for which the server is still in TIME_WAIT from another client, and then the server
+# refuses the SYN for its timestamp (docs/stock.md), with IPVS or without.
 #
-# The network is in lib.sh, with two real servers.
+# lib.sh has the network, with two real servers.
 #
 # MODULE:     ip_vs_reuse.ko
-# REOPENINGS: how many in all (1000000)
+# REOPENINGS: number of reopened flows in total (1000000)
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib.sh
@@ -25,7 +26,7 @@
 reopenings=${REOPENINGS:-1000000}
 ends="server-rst client-rst fin"
 concurrency=32
-# On a slow kernel an entry would have expired before the turn comes to its port again.
+# On a slow kernel an entry would expire before its port is reused.
 ((slow == 1)) || concurrency=2
 ports=$((5 * concurrency))
 
@@ -45,8 +46,8 @@ need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct nft_masq veth
 need_harness
 
-# Services: port 80 straight, with rr; port 81 masqueraded from random ports, with p2c; port 82
-# likewise, but from the client's.
+# Services: port 80 with rr; port 81 with p2c, masqueraded from random ports; port 82 with p2c,
+# masqueraded from the client's ports.
 vip=10.9.0.1
 vip6='[fd00:9::1]'
 
@@ -104,7 +105,7 @@ server()
 	esac
 }
 
-# The second server of a service is drained and comes back, until told to stop.
+# drain_and_back SERVICE SERVER: drains and restores the server until stop_draining.
 draining=
 drain_and_back()
 {
@@ -122,33 +123,39 @@ stop_draining()
 	draining=
 } 2>/dev/null
 
-# Sets `matched`, `evicted` and `left` to the module's sums, `scheduled` to IPVS's.
-read_books()
+# Sets `matched`, `replayed` and `others` to the module's sums, `scheduled` to that of IPVS.
+read_sums()
 {
 	local name value
 
-	matched=0 evicted=0 left=0
+	matched=0 replayed=0 others=0
 	while read -r name value; do
 		case $name in
 		matched) matched=$value ;;
-		evicted_*) evicted=$((evicted + value)) ;;
-		left_*) left=$((left + value)) ;;
+		replayed_*) replayed=$((replayed + value)) ;;
+		left_* | dropped_*) others=$((others + value)) ;;
 		esac
 	done </proc/net/ip_vs_reuse
 	scheduled=$(ipvsadm -Ln --stats | awk '$1 == "TCP" { n += $3 } END { print n + 0 }')
 }
 
-# books_are_exact SCHEDULED MATCHED EVICTED LEFT: since those. IPVS sums its own every two seconds.
-books_are_exact()
+# sums_are_exact SCHEDULED MATCHED REPLAYED OTHERS: whether what has been added since those is exact.
+# IPVS updates its totals every two seconds.
+sums_are_exact()
 {
-	read_books
-	scheduled=$((scheduled - $1)) matched=$((matched - $2)) evicted=$((evicted - $3)) left=$((left - $4))
-	((evicted + left == matched && evicted == scheduled - ports))
+	read_sums
+	scheduled=$((scheduled - $1)) matched=$((matched - $2)) replayed=$((replayed - $3)) others=$((others - $4))
+	reopened=$((scheduled - ports))
+	((reopened >= each && replayed + others == matched)) || return
+	case $end in
+	server-rst) ((replayed == reopened)) ;;
+	*) ((replayed <= reopened)) ;;
+	esac
 }
 
-# Of the case that runs
 next_port=1024
-total=0
+total=0 total_replayed=0
+# One case, by $end, $family, $port and $fate.
 storm()
 {
 	local to=$vip from=10.0.0.2 said lost before
@@ -158,8 +165,8 @@ storm()
 		drain_and_back "$to:$port" "$(server "$to" 2)" &
 		draining=$!
 	fi
-	read_books
-	before=("$scheduled" "$matched" "$evicted" "$left")
+	read_sums
+	before=("$scheduled" "$matched" "$replayed" "$others")
 	said=$(in_ns "$client" "$harness" storm --from "$from" --to "$to:$port" --end "$end" \
 		--ports "$next_port-$((next_port + ports - 1))" --concurrency "$concurrency" \
 		--warm-up "$ports" --connections "$each" --seconds 3600 --timeout 60s 2>"$tmp/errors")
@@ -172,22 +179,22 @@ storm()
 	[[ $said =~ \"first_lost\":([0-9]+) ]]
 	lost=${BASH_REMATCH[1]:-unknown}
 	[ "$lost" = 0 ] || fault "$lost first packets lost"
-	busywait 10000 books_are_exact "${before[@]}" ||
-		fault "matched $matched; of $((scheduled - ports)) that were reopened"
-	outcome="$evicted evicted, $left left alone, $lost lost"
-	total=$((total + evicted))
+	busywait 10000 sums_are_exact "${before[@]}" ||
+		fault "matched $matched, replayed $replayed, left $others, of $reopened reopened flows"
+	outcome="$reopened reopened, $replayed replayed, $others left to IPVS, $lost lost"
+	total=$((total + reopened)) total_replayed=$((total_replayed + replayed))
 }
 
 no_entries() { [ "$(wc -l </proc/net/ip_vs_conn)" -le 1 ]; }
 no_conntracks() { conntrack -F 2>/dev/null; [ "$(conntrack -C)" = 0 ]; }
 
-books_close()
+totals_are_exact()
 {
-	outcome="$total reopened"
+	outcome="$total reopened, $total_replayed replayed"
 	((total >= reopenings)) || fault "$total of $reopenings flows reopened"
-	read_books
-	((evicted + left == matched && evicted == total)) ||
-		fault "$evicted evicted and $left left, $matched matched, $total seen"
+	read_sums
+	((replayed + others == matched && replayed == total_replayed)) ||
+		fault "matched $matched, replayed $replayed, left $others; the cases say $total_replayed replayed"
 }
 
 nothing_is_left()
@@ -200,7 +207,7 @@ nothing_is_left()
 
 setup
 cases=$(($(wc -w <<<"$ends") * 2 * 2 * 2))	# two families, two services, two fates
-each=$((reopenings / cases + ports))	# some first ones through a port come late
+each=$((reopenings / cases + ports))	# some ports are used for the first time only after the warm-up
 ktap_plan $((cases + 2))
 for end in $ends; do
 	for family in 4 6; do
@@ -214,6 +221,6 @@ for end in $ends; do
 		done
 	done
 done
-check books_close "the books close"
-check nothing_is_left "nothing is left"
+check totals_are_exact "the totals are exact"
+check nothing_is_left "nothing is left behind"
 ktap_exit

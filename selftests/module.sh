@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The module as a module: what it says of itself, and that it comes and goes without a trace.
+# The module as a file: its modinfo, loading and unloading, what it prints, and what it leaves behind.
 #
 # MODULE: the module to insert
 
@@ -48,7 +48,7 @@ leaves_nothing()
 	done
 }
 
-# One line when it is loaded, with its version; IPVS tells of p2c itself.
+# The module prints one line with its version when it is loaded. (IPVS itself prints one about p2c.)
 says_what_it_is()
 {
 	local before said
@@ -69,7 +69,7 @@ log_is_clean()
 	[ -z "$said" ] || fault "$said"
 }
 
-# Another release of the same length: nothing else in the file moves.
+# The other release has the same length, so that nothing else in the file changes.
 foreign_is_refused()
 {
 	local release foreign status=0
@@ -81,7 +81,7 @@ foreign_is_refused()
 	((status)) || { fault "it is loaded"; rmmod ip_vs_reuse; }
 	[[ $(cat "$tmp/said") = *"Invalid module format"* ]] || fault "insmod: $(cat "$tmp/said")"
 	[[ $(new_complaints) = *"version magic '$foreign "* ]] || fault "the kernel does not say why"
-	[ ! -e /sys/module/ip_vs_reuse ] || fault "something of it is there"
+	[ ! -e /sys/module/ip_vs_reuse ] || fault "it left something behind"
 	leaves_nothing
 }
 
@@ -90,6 +90,6 @@ check described "module: modinfo shows author, description, license, version, al
 check comes_and_goes "module: insmod and rmmod, twenty times"
 check says_what_it_is "module: one line in the kernel's log when it is loaded"
 check leaves_nothing "module: rmmod leaves no file and no tracepoint"
-check log_is_clean "module: nothing else to complain about in the kernel's log"
-check foreign_is_refused "module: one that was built for another kernel is refused, and leaves nothing"
+check log_is_clean "module: no warning in the kernel's log"
+check foreign_is_refused "module: a module for another kernel is refused and leaves nothing behind"
 ktap_exit

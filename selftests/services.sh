@@ -1,17 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port, at virtual services of every kind, with IPVS' own features and
-# settings in force: what is lost on the stock kernel is kept with the module, and where IPVS
-# does not schedule anew nothing changes. How a case is judged stands in reuse.sh.
+# A client reuses its port towards virtual services of every kind, with each feature and setting of
+# IPVS: every first packet that IPVS drops for its old conntrack is kept with the module. Where IPVS
+# keeps to the old entry, and where it cannot give that up, nothing changes. reuse.sh says how a case
+# is judged.
 #
 # The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
 #
 #   nat   .1, fd00:9::1   TCP, UDP, SCTP
-#   ftp   .2, fd00:9::2   FTP: entries for data connections depend on the control connection's
-#   pers  .3, fd00:9::3   persistent: entries depend on a template
+#   ftp   .2, fd00:9::2   FTP: the entry of a data connection depends on the control connection's
+#   pers  .3, fd00:9::3   persistent: an entry depends on its template
 #   wide  .4              persistent, all ports, one template for a network of clients
-#   mark  .5, fd00:9::5   by firewall mark, any port; marked behind the module's hook
+#   mark  .5, fd00:9::5   by firewall mark, any port
 #   kept  .6              by firewall mark, persistent
 #   ops   .7              one-packet scheduling, UDP
 #   sip   .8              persistent by SIP's Call-ID, UDP
@@ -22,7 +23,7 @@
 . "$(dirname "$0")/reuse.sh"
 
 shopt -s extglob
-# The schedulers of the kernel, but for rr, which all other cases have.
+# The schedulers of the kernel except rr, which all other cases use.
 schedulers="wrr lc wlc fo ovf lblc lblcr dh sh sed nq twos mh"
 
 # shellcheck disable=SC2086 # a list
@@ -103,7 +104,7 @@ setup()
 	start_console neighbour nsenter --net="/run/netns/$client" --
 }
 
-# every_server COMMAND PROTO ADDR [OPTIONS]: -a, -e or -d for all real servers of a service.
+# every_server COMMAND PROTO ADDR [OPTIONS]: runs ipvsadm -a, -e or -d for each server of a service.
 every_server()
 {
 	local n lines=
@@ -114,7 +115,7 @@ every_server()
 	ipvsadm -R <<<"$lines" || fault "ipvsadm $1 $2 $3"
 }
 
-# Of all services of IPv6, so that it has none, and makes them again.
+# Removes all IPv6 services.
 remove_ipv6_services()
 {
 	local line lines=
@@ -189,7 +190,7 @@ label_of=(
 	[secure_tcp_rst]="server's RST, secure_tcp=3"
 )
 
-# Real servers that are deleted, services that are.
+# Deleted real servers and services.
 
 # IPVS drops every packet of the flow, on purpose.
 deleted_open()
@@ -208,7 +209,7 @@ deleted_closed()
 	restore -t "$nat"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 closed_then_deleted()
@@ -224,10 +225,11 @@ deleted_then_expiring()
 	restore -t "$nat"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_gone
+	replays tcp_gone
 }
 
-# deleted_expiring PROTO ADDR: the setting comes too late for the server's entries to go at once.
+# deleted_expiring PROTO ADDR: sets expire_nodest_conn after the server was deleted, so that IPVS does
+# not remove its entries by itself.
 deleted_expiring()
 {
 	remove "$1" "$2"
@@ -241,7 +243,7 @@ deleted_then_expiring_ipv6()
 	restore -t "$nat6"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_gone
+	replays tcp_gone
 }
 
 deleted_then_expiring_closed()
@@ -251,7 +253,7 @@ deleted_then_expiring_closed()
 	restore -t "$nat"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 deleted_then_expiring_mode_0()
@@ -261,7 +263,7 @@ deleted_then_expiring_mode_0()
 	restore -t "$nat"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_gone
+	replays tcp_gone
 }
 
 closed_then_deleted_expiring()
@@ -270,13 +272,13 @@ closed_then_deleted_expiring()
 	deleted_expiring -t "$nat"
 }
 
-# IPVS takes the old real server out of its trash, and with it all that its entries refer to.
+# IPVS takes the same `struct ip_vs_dest` out of its trash again, and the old entries refer to it.
 deleted_and_back()
 {
 	settings 1 0
 	reconnect "$nat" closed_then_back --end server-rst
 	first_packet lost
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 closed_then_back()
@@ -301,14 +303,14 @@ removed_and_restored()
 	restore -t "$nat"
 }
 
-# With no server left the client is told so: on the stock kernel a second later than need be.
+# With no server left the client gets an error, on the stock kernel a second late.
 all_drained()
 {
 	settings 1 1
 	reconnect "$nat" "every_server -e -t $nat -m -w 0" --end hold
 	every_server -e -t "$nat" -m -w 1
 	first_packet refused_late refused
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 all_deleted()
@@ -317,7 +319,7 @@ all_deleted()
 	reconnect "$nat" closed_then_all_deleted --end server-rst
 	every_server -a -t "$nat" -m -w 1
 	first_packet refused_late refused
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 closed_then_all_deleted()
@@ -326,7 +328,7 @@ closed_then_all_deleted()
 	every_server -d -t "$nat"
 }
 
-# With the last service of a family IPVS takes its hooks away.
+# IPVS unregisters its hooks with the last service of a family.
 last_service_back()
 {
 	settings 1 0
@@ -334,7 +336,7 @@ last_service_back()
 	undrain -t "$nat6"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 ipv6_removed_and_back()
@@ -345,7 +347,7 @@ ipv6_removed_and_back()
 	sysctl_set ipv4/vs/expire_nodest_conn 1
 }
 
-# The director itself refuses the connection, and the conntrack is none of IPVS' any more.
+# The director itself refuses the connection.
 last_service_gone()
 {
 	settings 1 0
@@ -368,7 +370,7 @@ sctp_deleted_then_expiring()
 	restore --sctp-service "$nat"
 	first_packet lost
 	goes_elsewhere
-	evicts sctp_gone
+	replays sctp_gone
 }
 
 udp_deleted_ipv6()
@@ -378,10 +380,10 @@ udp_deleted_ipv6()
 	restore -u "$nat6"
 	first_packet lost
 	goes_elsewhere
-	evicts udp_gone
+	replays udp_gone
 }
 
-# FTP: a data connection that is expected has an entry that depends on the control connection's.
+# FTP. The entry of an expected data connection depends on the control connection's.
 
 ftp_control_alone()
 {
@@ -389,10 +391,10 @@ ftp_control_alone()
 	reconnect "$ftp" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
-# IPVS stays with an entry that others depend on, and with its confirmed conntrack.
+# IPVS keeps an entry that others depend on, and its conntrack.
 ftp_control_rst()
 {
 	settings 1 0
@@ -411,27 +413,25 @@ ftp_control_rst_ipv6()
 	leaves controlling
 }
 
-# But not if the server is drained; nor can it expire such an entry, and so it drops packet
-# after packet, until the data connection's entry is gone.
+# If the server is drained, IPVS drops the packet but cannot expire the entry, so it drops packet
+# after packet until the data connection's entry is gone. The module leaves them all to IPVS.
 ftp_control_drained()
 {
 	settings 1 1
 	reconnect "$ftp" "drain -t $ftp" --end hold --passive --timeout 2.5s
 	undrain -t "$ftp"
-	first_packet never
-	goes_elsewhere
-	evicts tcp_drained
+	first_packet never never
+	leaves controlling $((syn_retransmits + 1))
 }
 
-# The same where the server is gone.
+# The same with a server that is deleted.
 ftp_control_gone()
 {
 	settings 1 0
 	reconnect "$ftp" ftp_closed_then_gone --end server-rst --passive --timeout 2.5s
 	restore -t "$ftp"
-	first_packet never
-	goes_elsewhere
-	evicts tcp_gone
+	first_packet never never
+	leaves controlling $((syn_retransmits + 1))
 }
 
 ftp_closed_then_gone()
@@ -448,7 +448,7 @@ expect_data()
 	ftp_data=${ftp%:*}:$port
 }
 
-# An entry that depends on another is never scheduled anew for being closed.
+# IPVS never gives up a closed entry that depends on another one.
 ftp_data_rst()
 {
 	settings 1 0
@@ -456,10 +456,11 @@ ftp_data_rst()
 	reconnect "$ftp_data" "settled CLOSE" --end server-rst
 	first_packet kept
 	stays
-	leaves in_use 2
+	leaves in_use
 }
 
-# It is, for its server; but nobody expects a second data connection.
+# It does if the server is drained; but there is no control connection that expects a second data
+# connection.
 ftp_data_drained()
 {
 	settings 1 1
@@ -467,10 +468,10 @@ ftp_data_drained()
 	reconnect "$ftp_data" "drain -t $ftp" --end hold
 	undrain -t "$ftp"
 	first_packet refused_late refused
-	evicts tcp_drained
+	replays tcp_drained
 }
 
-# The conntrack of a data connection that conntrack, too, has expected is its helper's.
+# The same where conntrack's helper has expected the data connection, too.
 ftp_data_drained_helper()
 {
 	settings 1 1
@@ -489,13 +490,12 @@ ftp_data_drained_helper()
 	reconnect "$ftp_data" "drain -t $ftp" --end hold
 	nft delete table ip helper
 	undrain -t "$ftp"
-	first_packet refused_late refused_late
-	evicts
-	counts "matched 2, left_in_use 1, left_expected 1"
+	first_packet refused_late refused
+	replays tcp_drained
 }
 
-# Persistent services: an entry depends on its template. So it is never scheduled anew for being
-# closed, and where it is for its server, the template leads back to the drained server, unless
+# Persistent services. An entry depends on its template, so IPVS never gives it up for being closed.
+# If the server is drained it does, and the template leads back to that server unless
 # expire_quiescent_template is set.
 
 pers_rst_ipv6()
@@ -517,7 +517,7 @@ pers_rst_drained()
 	leaves in_use
 }
 
-# quiescent COMMAND...: with expire_quiescent_template.
+# quiescent COMMAND...: runs it with expire_quiescent_template set.
 quiescent()
 {
 	sysctl_set ipv4/vs/expire_quiescent_template 1
@@ -531,20 +531,21 @@ persistent_then_drained()
 	drain -t "$pers"
 }
 
-# The server, still there, answers the SYN as part of the old connection, which makes the client
-# send it again at once; and the entry is given up for that one, too.
+# The new entry leads back to the drained server, which answers the SYN as part of the old connection.
+# The client resets that and sends the SYN again: at once if it has sent it only once, else a second
+# later. conntrack reopens the flow after the client's RST, so there is nothing to replay then.
 pers_drained()
 {
 	settings 1 1
 	reconnect "$pers" "drain -t $pers" --end hold
 	undrain -t "$pers"
 	case $half,$syn_retransmits in
-	stock,2) outcome="two packets lost ($ms ms)" result=$ms$'\t1' ;;
+	stock,2) outcome="first packet lost ($ms ms)" result=$ms$'\t1' ;;
 	module,1 | patched,1) outcome="nothing lost ($ms ms)" result=$ms$'\t0' ;;
 	*) fault "SYNs sent again: $syn_retransmits ($ms ms)" ;;
 	esac
 	stays
-	evicts tcp_drained 2
+	replays tcp_drained
 }
 
 pers_drained_quiescent()
@@ -554,7 +555,7 @@ pers_drained_quiescent()
 	undrain -t "$pers"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 pers_rst_drained_quiescent()
@@ -564,7 +565,7 @@ pers_rst_drained_quiescent()
 	undrain -t "$pers"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 pers_deleted_then_expiring()
@@ -574,10 +575,10 @@ pers_deleted_then_expiring()
 	restore -t "$pers"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_gone
+	replays tcp_gone
 }
 
-# The other port goes with it.
+# A connection to another port follows to the new server.
 wide_drained_quiescent()
 {
 	local server
@@ -587,13 +588,13 @@ wide_drained_quiescent()
 	undrain -t "$wide"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 	server=$second
 	reconnect "${wide%:*}:81" : --end fin
 	[ "$first" = "$server" ] || fault "port 80 goes to $server, port 81 to $first"
 }
 
-# So does another client of the same network: it has the first one's server, and the one after it.
+# Another client of the same network has the same server, and follows to the new one, too.
 wide_neighbour_drained_quiescent()
 {
 	local server
@@ -609,13 +610,13 @@ wide_neighbour_drained_quiescent()
 	[ "$first" = "$server" ] || fault "the neighbour has $server, the client had $first"
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 	server=$second
 	client_is=neighbour reconnect "${wide%:*}:80" : --end fin
 	[ "$first" = "$server" ] || fault "the client has $server, the neighbour had $first"
 }
 
-# Firewall marks: the module's hook stands before mangle's, and IPVS' entries know no marks.
+# Firewall marks. Rules set the mark again when the packet is replayed.
 
 mark_rst()
 {
@@ -623,7 +624,7 @@ mark_rst()
 	reconnect "${mark%:*}:81" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 mark_rst_ipv6()
@@ -632,7 +633,7 @@ mark_rst_ipv6()
 	reconnect "$mark6" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 mark_drained()
@@ -642,7 +643,7 @@ mark_drained()
 	undrain -f 7
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
 mark_persistent_drained()
@@ -652,10 +653,10 @@ mark_persistent_drained()
 	undrain -f 8
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_drained
+	replays tcp_drained
 }
 
-# UDP. One-packet scheduling leaves no entry to trip over.
+# UDP. One-packet scheduling leaves no entry.
 
 one_packet_deleted()
 {
@@ -691,13 +692,13 @@ sip_deleted()
 	restore -u "$sip"
 	first_packet lost
 	goes_elsewhere
-	evicts udp_gone
+	replays udp_gone
 }
 
-# sip_reconnect BETWEEN CALL: with a Call-ID.
+# sip_reconnect BETWEEN CALL: two datagrams with the Call-ID CALL.
 sip_reconnect() { reconnect "$sip" "$1" --proto udp --end hold --call-id "$2@client"; }
 
-# Schedulers of which each client, or each service, has one server, go back to it.
+# With some schedulers a client, or a service, always has the same server.
 every_scheduler()
 {
 	local each all=$schedulers tried=0 lost=0 known
@@ -712,7 +713,7 @@ every_scheduler()
 		case $each in
 		fo | ovf | lblc | lblcr | dh | sh | mh) stays ;;
 		esac
-		evicts tcp_closed
+		replays tcp_closed
 		((${#faults[@]} == known)) || fault "that was $each"
 		tried=$((tried + 1))
 		[ "$syn_retransmits" = 0 ] || lost=$((lost + 1))
@@ -723,7 +724,7 @@ every_scheduler()
 
 # Settings.
 
-# with NAME=VALUE COMMAND...: with such a setting of IPVS.
+# with NAME=VALUE COMMAND...: runs it with that setting of IPVS.
 with()
 {
 	local name=ipv4/vs/${1%=*} old
@@ -734,7 +735,8 @@ with()
 	sysctl_set "$name" "$old"
 }
 
-# A backup director with backup_only does not look at packets; the director itself refuses.
+# With backup_only IPVS on a backup director ignores packets, and the director itself refuses the
+# connection.
 backup_only_ignores()
 {
 	settings 1 0
@@ -757,14 +759,14 @@ start_backup()
 	ipvsadm --start-daemon backup --mcast-interface client || fault "no backup daemon"
 }
 
-# The setting is nothing without the daemon, and the daemon nothing without the setting.
+# Neither the setting nor the daemon has this effect alone.
 backup_only_alone()
 {
 	settings 1 0
 	with backup_only=1 reconnect "$nat" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 backup_daemon()
@@ -775,10 +777,10 @@ backup_daemon()
 	ipvsadm --stop-daemon backup
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
-# The tunnel's device takes the mark off the packet by which IPVS would know it.
+# The tunnel device clears skb->ipvs_property, by which IPVS would recognize a tunneled packet.
 tunneled_not_ignored()
 {
 	settings 1 0
@@ -790,7 +792,7 @@ tunneled_not_ignored()
 	ip link delete tunnel
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 by_tunnel()
@@ -806,8 +808,8 @@ by_tunnel()
 	no_reverse_path_filter
 }
 
-# These change what becomes of flows without an entry, of live ones, or of new ones: not of a
-# flow that comes back.
+# These settings affect flows without an entry, live flows, or new flows, but not a flow that a client
+# opens again.
 
 sloppy_tcp_rst()
 {
@@ -815,7 +817,7 @@ sloppy_tcp_rst()
 	with sloppy_tcp=1 reconnect "$nat" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 sloppy_sctp_abort()
@@ -824,7 +826,7 @@ sloppy_sctp_abort()
 	with sloppy_sctp=1 reconnect "$nat" "settled CLOSED" --proto sctp --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts sctp_closed
+	replays sctp_closed
 }
 
 drop_entry_rst()
@@ -833,7 +835,7 @@ drop_entry_rst()
 	with drop_entry=3 reconnect "$nat" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 secure_tcp_rst()
@@ -842,17 +844,17 @@ secure_tcp_rst()
 	with secure_tcp=3 reconnect "$nat" "settled CLOSE" --end server-rst
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
-# IPVS drops one new flow of so many, here each one: the first packet is not spared.
+# IPVS drops every new flow, and so also the replayed packet.
 drop_packet_drops()
 {
 	settings 1 0
 	with am_droprate=1 reconnect "$nat" closed_then_dropping --end server-rst --timeout 0.9s
 	sysctl_set ipv4/vs/drop_packet 0
 	first_packet never never
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 closed_then_dropping()
@@ -865,13 +867,13 @@ closed_then_dropping()
 # The module as such
 
 label_of_check=(
-	[loaded_between]="a connection older than the module comes back"
-	[unloaded_between]="one that is older than rmmod comes back"
-	[reloaded_between]="one that is older than rmmod and insmod comes back"
-	[namespace_goes]="a namespace with entries is deleted, and leaves nothing behind"
+	[loaded_between]="server's RST, insmod, then the port is reused"
+	[unloaded_between]="server's RST, rmmod, then the port is reused"
+	[reloaded_between]="server's RST, rmmod, insmod, then the port is reused"
+	[namespace_goes]="a namespace with entries is deleted and leaves nothing behind"
 )
 
-# The module counts for as long as it is in.
+# The counters start at 0 with each insmod.
 loaded_between()
 {
 	settings 1 0
@@ -880,7 +882,7 @@ loaded_between()
 	mapfile -t counters < <(sed 's/ .*/ 0/' /proc/net/ip_vs_reuse)
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 inserted_then()
@@ -911,7 +913,7 @@ reloaded_between()
 	mapfile -t counters < <(sed 's/ .*/ 0/' /proc/net/ip_vs_reuse)
 	first_packet lost
 	goes_elsewhere
-	evicts tcp_closed
+	replays tcp_closed
 }
 
 reloaded_when_closed()
@@ -920,9 +922,9 @@ reloaded_when_closed()
 	insert
 }
 
-# Nothing refers to its conntracks when they are out of the table, the evicted one among them.
-# Namespaces are taken down one after another, each when that is so: the second one can go only
-# after the first. A scheduler's module is in use for as long as a service has it.
+# No reference to a conntrack may be left, the killed one included, or the namespace's cleanup would
+# wait for ever. Cleanups run one after another, so the second namespace can only go after the first.
+# The refcount of the scheduler's module tells when the services are gone.
 namespace_goes()
 {
 	local uses said
@@ -931,15 +933,15 @@ namespace_goes()
 	for _ in 1 2; do
 		said=$(unshare --net -- bash -c "
 			$(declare -f small_director no_conntracks busywait); small_director $harness" 2>&1)
-		[[ $said = *"evicted_tcp_closed 1"* ]] || fault "nothing was evicted there: $said"
+		[[ $said = *"replayed_tcp_closed 1"* ]] || fault "nothing was replayed there: $said"
 		[[ $said = *"no conntracks"* ]] || fault "there are conntracks left: $said"
 	done
-	busywait 20000 wlc_has_uses "$uses" || fault "the namespaces do not go"
+	busywait 20000 wlc_has_uses "$uses" || fault "the namespaces are not cleaned up"
 }
 
 wlc_has_uses() { [ "$(</sys/module/ip_vs_wlc/refcnt)" = "$1" ]; }
 
-# small_director HARNESS: client, director and real server in one.
+# small_director HARNESS: client, director and real server in one namespace.
 small_director()
 {
 	local server line

@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tools that people run with IPVS, each with a configuration as theirs: keepalived and
-# ldirectord drain a real server that says it is not well, and take it back, under traffic that
-# reuses its ports; nginx ends connections, and curl, ab and wrk come back through theirs. On the
-# stock kernel first packets are lost, with the module none is, and no connection fails. Then p2c:
-# what keepalived makes of that name, and whether ipvsadm saves and restores it.
+# Tools that people run with IPVS, with typical configurations. keepalived and ldirectord drain a real
+# server whose health check fails, and restore it, under traffic that reuses its ports. nginx closes or
+# resets connections, and curl, ab and wrk reuse their ports. On the stock kernel first packets are
+# lost; with the module none is, and no connection fails. Then p2c: what keepalived makes of that name,
+# and whether ipvsadm saves and restores it.
 #
-# The network is in lib.sh. A real server has harness serve on port 80, and nginx on port 81,
-# which is asked for its health, too: to be ill breaks no connection.
+# lib.sh has the network. A real server has harness serve on port 80, and nginx on port 81, which also
+# answers the health checks: a failing check breaks no connection.
 #
 #   10.9.0.1:80   harness serve
 #   10.9.0.2:80   nginx
@@ -22,7 +22,7 @@
 vip=10.9.0.1
 web=10.9.0.2
 
-# What runs, by its process.
+# Running processes.
 tool_pid=
 nginx_pids=()
 
@@ -44,16 +44,16 @@ need_tools ab curl ip ipvsadm ipvsadm-restore ipvsadm-save keepalived ldirectord
 need_modules ip_vs ip_vs_rr ip_vs_wlc nf_conntrack nft_ct veth
 need_harness
 
-checks="keepalived_drains curl_comes_back ab_comes_back wrk_comes_back"
+checks="keepalived_drains curl_reuses_its_port ab_reuses_its_ports wrk_reuses_its_ports"
 checks_of_the_module="ldirectord_drains keepalived_and_p2c saved_and_restored"
 declare -A label_of=(
-	[keepalived_drains]="keepalived drains a real server under a storm, and takes it back"
-	[ldirectord_drains]="ldirectord does, and leaves a service the p2c that it has been given"
-	[curl_comes_back]="curl, one local port, nginx's FIN, and its RST"
-	[ab_comes_back]="ab through few ports, nginx's FIN, and its RST"
-	[wrk_comes_back]="wrk through few ports, nginx's RST behind its answer"
+	[keepalived_drains]="keepalived drains a real server under a storm and restores it"
+	[ldirectord_drains]="ldirectord does the same, and leaves p2c to a service that has it"
+	[curl_reuses_its_port]="curl, one local port, nginx's FIN, and its RST"
+	[ab_reuses_its_ports]="ab through few ports, nginx's FIN, and its RST"
+	[wrk_reuses_its_ports]="wrk through few ports, nginx's RST after its response"
 	[keepalived_and_p2c]="keepalived does not know p2c, and leaves it to a service that has it"
-	[saved_and_restored]="ipvsadm-restore makes of p2c what ipvsadm-save has saved"
+	[saved_and_restored]="ipvsadm-restore restores the p2c services of ipvsadm-save"
 )
 
 ##############################################################################
@@ -67,11 +67,11 @@ setup()
 	printf 'address add %s dev lo\n' $vip $web | ip -batch -
 	sysctl_set ipv4/vs/conntrack 1
 	sysctl_set ipv4/vs/expire_nodest_conn 1
-	# While IPVS enlarges its table, or after, it may find an old entry of a flow in front of the
-	# new one (docs/stock.md): not here.
+	# While IPVS grows its table it may find an old entry of a flow before the new one
+	# (docs/stock.md). Do not let it grow here.
 	sysctl_set ipv4/vs/conn_lfactor 4
 	track_connections
-	# Few ports; and who closes first does not keep its port for a minute.
+	# Few ports, and no TIME_WAIT.
 	in_ns "$client" sysctl -q -w net.ipv4.ip_local_port_range="30000 30019" net.ipv4.tcp_max_tw_buckets=0
 	start_servers --listen 0.0.0.0:80
 	for n in "${!servers[@]}"; do
@@ -79,7 +79,7 @@ setup()
 	done
 }
 
-# start_nginx N: in rs<N>. What is left unread when it closes, or is closed by 444, makes a RST.
+# start_nginx N: in rs<N>. It sends a RST where it closes with unread data, and for 444.
 start_nginx()
 {
 	local dir=$tmp/rs$1
@@ -112,7 +112,7 @@ start_nginx()
 
 nginx_answers() { (: <"/dev/tcp/10.2.$1.2/81") 2>/dev/null; }
 
-# What nginx tells of rs<N>'s health.
+# The health check of rs<N> succeeds, or fails.
 get_well() { echo well >"$tmp/rs$1/health"; }
 fall_ill() { rm "$tmp/rs$1/health"; }
 
@@ -125,7 +125,7 @@ scheduler_is() { [[ $(ipvsadm -Sn) = *"-A -t $vip:80 -s $1"* ]]; }
 ##############################################################################
 # keepalived and ldirectord
 
-# run TOOL [SCHEDULER]: as a service manager does, in the foreground. ldirectord takes its time.
+# run TOOL [SCHEDULER]: in the foreground, as a service manager runs it. ldirectord takes long to start.
 run()
 {
 	run_"$1" "${2:-rr}" >"$tmp/$1.log" 2>&1
@@ -216,7 +216,7 @@ ldirectord_drains()
 	stop
 }
 
-# drains TOOL: while connections come back, ended by the server's RST and by the client's.
+# drains TOOL: while clients reuse ports after the server's RST and after their own.
 drains()
 {
 	local storms=() drained well back
@@ -230,26 +230,26 @@ drains()
 	sleep 1.2
 	well=$(now_ms)
 	get_well 1
-	busywait 20000 both_serve || fault "rs1 does not come back:" "$(tail -n 20 "$tmp/$1.log")"
+	busywait 20000 both_serve || fault "rs1 is not restored:" "$(tail -n 20 "$tmp/$1.log")"
 	back=$(now_ms)
-	busywait 10000 rs1_greets "$back" $((back + 10000)) || fault "rs1 is back and gets no connections"
+	busywait 10000 rs1_greets "$back" $((back + 10000)) || fault "rs1 is restored and gets no connections"
 	touch "$tmp/enough"
 	wait "${storms[@]}"
 	rm "$tmp/enough"
-	# What was under way has been greeted after half a second.
+	# Connections that were being made are established after half a second.
 	! rs1_greets $((drained + 500)) "$well" || fault "rs1 is drained and gets connections"
 	none_lost server-rst
 	none_lost client-rst
 }
 
-# rs1_greets FROM TO: whether it has greeted anybody between these times.
+# rs1_greets FROM TO: whether rs1 has accepted a connection between these times.
 rs1_greets()
 {
 	grep -h '"rs1":[1-9]' "$tmp"/{server,client}-rst | awk -F '[:,]' -v from="$1" -v to="$2" \
 		'$1 ~ /at_ms/ && $2 - 100 >= from && $2 <= to { n++ } END { exit n == 0 }'
 }
 
-# start_storm END PORT: it goes on until there is `enough`.
+# start_storm END PORT: it runs until $tmp/enough exists.
 start_storm()
 {
 	while [ ! -e "$tmp/enough" ]; do
@@ -259,11 +259,11 @@ start_storm()
 	storms+=($!)
 }
 
-# sum_of NAME END: of what that storm's reports say.
+# sum_of NAME END: prints the sum of NAME over the reports of that storm.
 sum_of() { grep -v '"at_ms"' "$tmp/$2" | grep -o "\"$1\":[0-9]*" | awk -F: '{ n += $2 } END { print n + 0 }'; }
 
-# none_lost END: whether no connection of that storm has failed, and no first packet was lost; on
-# the stock kernel some are that conntrack does not reopen.
+# none_lost END: checks that no connection of that storm has failed and no first packet was lost. The
+# stock kernel loses some after the server's RST.
 none_lost()
 {
 	local failed lost connections
@@ -279,7 +279,7 @@ none_lost()
 }
 
 ##############################################################################
-# nginx, and its clients
+# nginx and its clients
 
 web_service()
 {
@@ -293,7 +293,8 @@ web_service()
 
 syns_sent_again() { in_ns "$client" nstat -asz TcpExtTCPSynRetrans | awk '/^Tcp/ { print $2 }'; }
 
-# no_syn_again STOCK: as the client's kernel has counted; on the stock kernel they are `lost` or `kept`.
+# no_syn_again STOCK: checks that the client's kernel has retransmitted no SYN; on the stock kernel first
+# packets are `lost` or `kept`.
 no_syn_again()
 {
 	syns=$(($(syns_sent_again) - syns))
@@ -305,14 +306,14 @@ no_syn_again()
 	ipvsadm -C
 }
 
-# Each connection that the server closes, the next one opens again.
-curl_comes_back()
+# Each connection reuses the port of the one before, which the server has closed.
+curl_reuses_its_port()
 {
 	curl_gets fin 20100 200 kept
 	curl_gets rst 20101 000 lost
 }
 
-# curl_gets PATH PORT STATUS STOCK: three times, one after the other.
+# curl_gets PATH PORT STATUS STOCK: three requests, one after the other.
 curl_gets()
 {
 	local said slow=0
@@ -336,14 +337,14 @@ curl_gets()
 
 port_is_free() { [ -z "$(in_ns "$client" ss -Htan "sport = :$1")" ]; }
 
-ab_comes_back()
+ab_reuses_its_ports()
 {
 	ab_gets fin kept 0
 	ab_gets rst lost all
 }
 
-# ab_gets PATH STOCK RESETS: for four seconds, eight at a time. It goes on when the server resets,
-# and counts that: none, or `all`.
+# ab_gets PATH STOCK RESETS: for four seconds, eight requests at a time. ab goes on when the server
+# resets a connection, and counts how many it has reset: RESETS is 0 or `all`.
 ab_gets()
 {
 	local said requests resets=0 others=0
@@ -359,9 +360,9 @@ ab_gets()
 	no_syn_again "$2"
 }
 
-# It closes a connection when it has the answer: what comes behind that does not disturb it. It has
-# begun with another request, which the server does not read: the server's close is a RST.
-wrk_comes_back()
+# wrk sends a second request, which nginx does not read, so nginx's close is a RST. wrk closes the
+# connection as soon as it has the first response, so the RST does not count as an error.
+wrk_reuses_its_ports()
 {
 	local said
 
@@ -381,11 +382,11 @@ wrk_comes_back()
 ##############################################################################
 # p2c
 
-# It warns, and takes wlc.
+# keepalived does not know the name: it warns, and uses wlc.
 keepalived_and_p2c()
 {
 	run keepalived p2c
-	grep -qF "Invalid lvs_scheduler 'p2c' - ignoring" "$tmp/keepalived.log" || fault "it says nothing of it"
+	grep -qF "Invalid lvs_scheduler 'p2c' - ignoring" "$tmp/keepalived.log" || fault "it does not warn"
 	scheduler_is wlc || fault "not wlc: $(ipvsadm -Sn)"
 	keeps_p2c keepalived
 	kill -HUP "$tool_pid"
@@ -394,7 +395,7 @@ keepalived_and_p2c()
 	stop
 }
 
-# keeps_p2c TOOL: whether a service that has been given p2c keeps it, whatever the tool does to
+# keeps_p2c TOOL: checks that a service that was given p2c keeps it while the tool drains and restores
 # its real servers.
 keeps_p2c()
 {
@@ -402,7 +403,7 @@ keeps_p2c()
 	fall_ill 1
 	busywait 20000 weight_is 1 0 || fault "rs1 is not drained:" "$(tail -n 20 "$tmp/$1.log")"
 	get_well 1
-	busywait 20000 both_serve || fault "rs1 does not come back:" "$(tail -n 20 "$tmp/$1.log")"
+	busywait 20000 both_serve || fault "rs1 is not restored:" "$(tail -n 20 "$tmp/$1.log")"
 	scheduler_is p2c || fault "it is not p2c any more: $(ipvsadm -Sn)"
 }
 
