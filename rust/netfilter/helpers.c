@@ -18,10 +18,13 @@
 static DEFINE_PER_CPU(unsigned int, ip_vs_reuse_depth);
 
 static void read_passage_out(const struct sk_buff *skb, const struct nf_hook_state *state,
-			     struct ip_vs_reuse_passage *to)
+			     const struct nf_conn *ct, struct ip_vs_reuse_passage *to)
 {
+	const struct nf_conn_synproxy *synproxy = nfct_synproxy(ct);
 	const struct sock *sk = skb_to_full_sk(skb) ?: state->sk;
 
+	/* ctnetlink gives each conntrack that it makes an unused one */
+	to->from_synproxy = synproxy && synproxy->isn;
 	to->changed_mark = skb->mark != (sk ? READ_ONCE(sk->sk_mark) : 0);
 	to->nested = this_cpu_read(ip_vs_reuse_depth);
 }
@@ -53,9 +56,8 @@ void ip_vs_reuse_read_passage(struct sk_buff *skb, const struct nf_hook_state *s
 	to->translated = !nf_ct_get_tuplepr(skb, skb_network_offset(skb), state->pf, state->net,
 					    &tuple) ||
 			 !nf_ct_tuple_equal(&tuple, &ct->tuplehash[dir].tuple);
-	to->from_synproxy = nfct_synproxy(ct);
 	if (state->hook == NF_INET_LOCAL_OUT)
-		read_passage_out(skb, state, to);
+		read_passage_out(skb, state, ct, to);
 	else
 		read_passage_in(skb, state, ct, dir, to);
 }

@@ -58,7 +58,8 @@ impl Verdict<'_> {
 }
 
 /// What could keep a packet from arriving, or being sent, a second time just as it was the first
-/// time. At `LOCAL_OUT` only the first two and the last two can be true.
+/// time. At `LOCAL_OUT` only the first two and the last two can be true, at `LOCAL_IN` only the first
+/// and the four in the middle.
 pub struct Passage {
     /// NAT has changed the packet: its addresses are not those of its conntrack any more.
     pub is_translated: bool,
