@@ -21,6 +21,8 @@
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/reuse.sh
 . "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/leftovers.sh
+. "$(dirname "$0")/leftovers.sh"
 
 need_tools python3
 [ "$sctp" = yes ] || skip_all "needs the kernel module sctp"
@@ -106,62 +108,6 @@ packets()
 	next_packet=$((next_packet + $1))
 }
 
-##############################################################################
-# Leftovers
-
-# Messages about a full conntrack table are expected.
-log_is_clean()
-{
-	local said
-
-	said=$(new_complaints | grep -vE 'nf_conntrack: table full|net_ratelimit')
-	[ -z "$said" ] || fault "$said"
-	[ -n "$said" ] || found "clean"
-}
-
-# Prints the number of allocated conntracks, of all namespaces and states, without free objects in the
-# allocator's caches. Prints nothing if the kernel does not tell.
-conntrack_objects()
-{
-	local name objects
-
-	{ echo 1 >/sys/kernel/slab/nf_conntrack/shrink; } 2>/dev/null || return
-	while read -r name objects _; do
-		[ "$name" != nf_conntrack ] || echo "$objects"
-	done </proc/slabinfo
-}
-
-no_conntrack_is_left()
-{
-	conntrack -F 2>/dev/null
-	(($(</proc/sys/net/netfilter/nf_conntrack_count) == 0))
-}
-
-no_entry_is_left()
-{
-	local entries
-
-	mapfile -t entries </proc/net/ip_vs_conn
-	((${#entries[@]} == 1))
-}
-
-objects_are_back() { [ "$(conntrack_objects)" = "$conntracks_at_start" ]; }
-
-# IPVS removes the entries of a server that is gone, unless somebody holds a reference.
-nothing_is_left()
-{
-	settings 1 1
-	ipvsadm -C
-	busywait 10000 no_entry_is_left ||
-		fault "entries stay: $(tail -n +2 /proc/net/ip_vs_conn | head)"
-	busywait 10000 no_conntrack_is_left ||
-		fault "$(</proc/sys/net/netfilter/nf_conntrack_count) conntracks stay" "$(conntrack -L 2>&1 | head)"
-	busywait 10000 objects_are_back ||
-		fault "conntracks allocated: $conntracks_at_start at the start, now $(conntrack_objects)"
-	((${#faults[@]})) || found "nothing"
-	make_services
-}
-
 unloads()
 {
 	local name users _ users_of_ipvs
@@ -174,38 +120,6 @@ unloads()
 	ipvsadm -C
 	# shellcheck disable=SC2086 # a list
 	rmmod $users_of_ipvs ip_vs 2>"$tmp/errors" || fault "rmmod of ip_vs: $(cat "$tmp/errors")"
-}
-
-# Checks that `matched` is the sum of all other counters. While packets arrive it need not be, because
-# the counters are not read at one moment.
-counters_add_up()
-{
-	[ "$half" = stock ] || busywait 5000 sums_agree ||
-		fault "${value[matched]} packets matched, and the other counters say $sum"
-}
-
-sums_agree()
-{
-	local name count
-
-	sum=0
-	while read -r name count; do
-		value[$name]=$count
-		[[ $name != @(replayed|left|dropped)_* ]] || sum=$((sum + count))
-	done </proc/net/ip_vs_reuse
-	((value[matched] == sum))
-}
-declare -A value=()
-
-# has_counted PATTERN...: checks that a counter of each pattern has grown since note_counters.
-has_counted()
-{
-	local pattern
-
-	for pattern in "$@"; do
-		count_since "$pattern"
-		[ -n "$counted" ] || fault "not seen: $pattern"
-	done
 }
 
 ##############################################################################

@@ -15,6 +15,7 @@ log_is_clean()
 
 	said=$(new_complaints | grep -vE "$expected_in_log")
 	[ -z "$said" ] || fault "$said"
+	[ -n "$said" ] || found "clean"
 }
 
 # Whether the counters agree in the end: they are not read at one moment.
@@ -68,6 +69,7 @@ nothing_is_left()
 	busywait 10000 no_conntrack_is_left || fault "conntracks stay: $(conntrack -L 2>&1 | head)"
 	busywait 10000 objects_are_back ||
 		fault "conntracks allocated: $conntracks_at_start at the start, now $(conntrack_objects)"
+	((${#faults[@]})) || found "nothing"
 	make_services
 }
 no_entry_is_left() { (($(wc -l </proc/self/net/ip_vs_conn) == 1)); }
