@@ -15,6 +15,7 @@
 . "$(dirname "$0")/common.sh"
 
 log=$cache/log/test.log
+export VM_TIMEOUT=2700	# the longest list of scripts takes two thirds of that
 mkdir -p "$cache/log"
 
 on_host() (
@@ -27,6 +28,8 @@ on_host() (
 cases="watch.sh module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
 tools="tools.sh directors.sh"
+# By the path that a packet takes to IPVS.
+paths="paths.sh paths_netfilter.sh"
 others="matrix.sh bad_input.sh bound.sh queued.sh stack.sh fault_injection.sh"
 
 in_vm() {
@@ -49,6 +52,7 @@ first() {
 beside() {
 	local status=0 baseline
 	in_vm "$others" || status=1
+	in_vm "$paths" || status=1
 	kernel_tests || status=1
 	for baseline in legacy tencent; do
 		IPVS=$baseline in_vm baselines.sh || status=1
@@ -68,7 +72,7 @@ for variant in patched legacy tencent; do
 done
 KERNEL_TESTS=$("$top/scripts/kernel-selftests.sh")
 export KERNEL_TESTS LONG
-say "testing in two virtual machines; one's results come now, the other's behind them (ten minutes or twenty)"
+say "testing in two virtual machines; one's results come now, the other's behind them (half an hour)"
 beside >"$log.beside" 2>&1 &
 first 2>&1 | tee -a "$log" || status=1
 tail --pid=$! -n +1 -f "$log.beside"

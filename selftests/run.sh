@@ -15,8 +15,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "$here" || exit
 
-cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh paths.sh paths_netfilter.sh tracking.sh services.sh
-	failover.sh hostile.sh"
+cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh hostile.sh"
 tests=()
 for test in "$@"; do
 	# shellcheck disable=SC2206 # a list
