@@ -5,7 +5,8 @@
 #
 # Runs kselftests one after the other and says how each ended, as KTAP; then the table of all
 # cases that ran on both kernels. Runs in the virtual machine; what a test prints goes on as it
-# comes. The word `cases` stands for all that have cases of the fault (reuse.sh).
+# comes. The word `cases` stands for the scripts with cases of the fault (reuse.sh), less paths.sh and
+# paths_netfilter.sh, which want a machine of their own.
 #
 # A kernel that can tell what memory nothing refers to any more (KERNEL=debug) is asked at the end.
 #
