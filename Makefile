@@ -16,7 +16,7 @@ help:
 	@echo '                and a half; the first time about seven more, to build the machine)'
 	@echo 'make test       everything that must hold, on the host and in the same machine'
 	@echo 'make test-long  likewise, with those of the kernel'\''s own tests that take long (hours)'
-	@echo 'make test-debug the same machine with a kernel that watches itself; memory that cannot be had'
+	@echo 'make test-debug the tests on a debug kernel (KASAN, lockdep), and with allocation failures'
 	@echo '                (the first time half an hour more, to build it)'
 	@echo 'make churn      everything changes at random under traffic, for MINUTES=30, with a SEED'
 	@echo 'make million    a million flows that come back, and the books of them (REOPENINGS=1000000)'
