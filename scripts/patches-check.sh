@@ -81,9 +81,8 @@ no_new_sparse_warning() {
 apply() { git am --quiet "$1" || { git am --abort; return 1; }; }
 
 # Only the person who sends a patch can sign it. The source has no history that commit ids could be
-# looked up in; and new files make it ask for
-# MAINTAINERS even where that has their directory. Tracepoints are macros that look like nothing
-# else: two checks do not fit them.
+# looked up in. New files make checkpatch ask for MAINTAINERS even where that has their directory.
+# Tracepoints are macros that look like nothing else: two checks do not fit them.
 style() {
 	local ignored=UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES
 	! grep -q '^+#define TRACE_SYSTEM' "$1" || ignored+=,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT

@@ -701,25 +701,6 @@ vrf_rst() { in_vrf server_rst "$nat"; goes_elsewhere; }
 vrf_rst_ipv6() { in_vrf server_rst "$nat6"; goes_elsewhere; }
 vrf_drained() { in_vrf drained_while_open "$nat"; }
 
-# Packets to the client need a route in the main table. A link loses its IPv6 addresses when it moves
-# to a VRF or out of one.
-in_vrf()
-{
-	ip -batch - <<-END || fault "cannot make the VRF"
-		link add red type vrf table 10
-		link set red up
-		link set client master red
-		address replace fd00:0::1/64 dev client nodad
-		route add 10.0.0.0/24 dev client
-		route add fd00:0::/64 dev client
-	END
-	"$@"
-	ip -batch - <<-END || fault "cannot take the VRF away"
-		link delete red
-		address replace fd00:0::1/64 dev client nodad
-	END
-}
-
 # On a bridge with br_netfilter, bridged packets pass the IP hooks.
 
 bridge_rst() { on_bridge server_rst "$nat"; goes_elsewhere; }
@@ -801,19 +782,6 @@ by_hand()
 	esac
 	[[ $(nft list table netdev fragments) =~ packets\ $frames ]] || fault "there were no fragments"
 	nft delete table netdev fragments
-}
-
-count_fragments()
-{
-	nft -f - <<-END || fault "cannot count fragments"
-		table netdev fragments {
-			chain ingress {
-				type filter hook ingress device client priority 0
-				ip frag-off & 0x3fff != 0 counter
-				exthdr frag exists counter
-			}
-		}
-	END
 }
 
 # Sets `second` to the server of the last client port's entry. Fails while the old entry is there.

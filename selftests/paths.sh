@@ -218,25 +218,6 @@ vrf_zone()
 	leaves vrf_zone
 }
 
-# What is routed back to the client needs a way out of the main table. A link that changes its VRF
-# loses its IPv6 addresses.
-in_vrf()
-{
-	ip -batch - <<-END || fault "cannot make the VRF"
-		link add red type vrf table 10
-		link set red up
-		link set client master red
-		address replace fd00:0::1/64 dev client nodad
-		route add 10.0.0.0/24 dev client
-		route add fd00:0::/64 dev client
-	END
-	"$@"
-	ip -batch - <<-END || fault "cannot take the VRF away"
-		link delete red
-		address replace fd00:0::1/64 dev client nodad
-	END
-}
-
 bridge_plain() { on_bridge 0 passes 'iifname front' saved "$nat"; }
 bridge_plain_ipv6() { on_bridge 0 passes 'iifname front' saved "$nat6"; }
 

@@ -203,19 +203,6 @@ udp_server_goes()
 	settings 1 1
 }
 
-count_fragments()
-{
-	nft -f - <<-END || fault "cannot count fragments"
-		table netdev fragments {
-			chain ingress {
-				type filter hook ingress device client priority 0
-				ip frag-off & 0x3fff != 0 counter
-				exthdr frag exists counter
-			}
-		}
-	END
-}
-
 # fragments_seen N: at least.
 fragments_seen()
 {

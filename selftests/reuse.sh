@@ -182,6 +182,41 @@ settled() { busywait 5000 entry_is "$1" || fault "the entry did not become $1"; 
 # The id of the last client port's conntrack.
 conntrack_id() { conntrack -L -p tcp --orig-port-src "$port" -o id 2>/dev/null | grep -o 'id=[0-9]*'; }
 
+# in_vrf COMMAND...: with the link to the client in a VRF.
+#
+# Packets to the client need a route in the main table. A link loses its IPv6 addresses when it moves
+# to a VRF or out of one.
+in_vrf()
+{
+	ip -batch - <<-END || fault "cannot make the VRF"
+		link add red type vrf table 10
+		link set red up
+		link set client master red
+		address replace fd00:0::1/64 dev client nodad
+		route add 10.0.0.0/24 dev client
+		route add fd00:0::/64 dev client
+	END
+	"$@"
+	ip -batch - <<-END || fault "cannot take the VRF away"
+		link delete red
+		address replace fd00:0::1/64 dev client nodad
+	END
+}
+
+# Fragments from the client, in a table of their own: `netdev fragments`.
+count_fragments()
+{
+	nft -f - <<-END || fault "cannot count fragments"
+		table netdev fragments {
+			chain ingress {
+				type filter hook ingress device client priority 0
+				ip frag-off & 0x3fff != 0 counter
+				exthdr frag exists counter
+			}
+		}
+	END
+}
+
 ##############################################################################
 # What a case is made of
 
