@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What the module needs on a stock kernel only, where it finds packets by itself (hooks.rs,
- * ipvs/lookup.rs): static inlines that bindgen cannot call.
+ * base/periodic.rs, ipvs/lookup.rs, net/for_each.rs): static inlines and macros that bindgen cannot
+ * call.
  */
 
+#include <linux/jiffies.h>
 #include <linux/module.h>
+#include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
+#include <linux/workqueue.h>
 #include <net/inet_sock.h>
 #include <net/ip_vs.h>
+#include <net/net_namespace.h>
 
 #include "hooks.h"
 
@@ -45,6 +50,33 @@ bool ip_vs_reuse_servers_may_have_left(struct netns_ipvs *ipvs)
 		return true;
 	smp_rmb();	/* with the release of the mutex */
 	return !list_empty(&ipvs->dest_trash);
+}
+
+/* cleanup_net() takes a namespace off the list under the lock before it begins to end it */
+int ip_vs_reuse_for_each_net(int (*callback)(struct net *net, void *data), void *data)
+{
+	struct net *net;
+	int err = 0;
+
+	down_read(&net_rwsem);
+	for_each_net(net) {
+		err = callback(net, data);
+		if (err)
+			break;
+	}
+	up_read(&net_rwsem);
+	return err;
+}
+
+void ip_vs_reuse_init_delayed_work(struct delayed_work *work,
+				   void (*callback)(struct work_struct *work))
+{
+	INIT_DELAYED_WORK(work, callback);
+}
+
+void ip_vs_reuse_schedule_next_second(struct delayed_work *work)
+{
+	schedule_delayed_work(work, round_jiffies_relative(HZ));
 }
 
 /* module! has no word for it */

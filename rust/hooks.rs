@@ -2,6 +2,9 @@
 
 //! Finds the packets on a stock kernel: netfilter hooks just before those of IPVS.
 //!
+//! They are registered where IPVS has hooks, so that other namespaces pay nothing. IPVS tells nobody
+//! about a namespace's first service: we look once a second.
+//!
 //! What a packet costs on top of the hook itself:
 //!
 //! | packet | cost |
@@ -14,8 +17,8 @@
 //! | matches an old entry | see [`replay`] |
 
 use crate::ipvs::{Header, Ipvs, Reopened};
-use crate::net::{Family, Packet, Transport};
-use crate::netfilter::{Hook, HookOps, HookPacket, Hooks, Verdict};
+use crate::net::{Family, Id, Namespace, Packet, StaticId, Transport};
+use crate::netfilter::{Hook, HookOps, HookPacket, Hooked, Hooks, Verdict};
 use crate::policy::FirstPacket;
 use crate::replay;
 use kernel::prelude::*;
@@ -40,6 +43,8 @@ pub struct BeforeIpvs;
 
 static OPS: HookOps<BeforeIpvs> = HookOps::new();
 
+static ID: Id<Hooked<BeforeIpvs>> = Id::new();
+
 impl Hook for BeforeIpvs {
     // One less than `ip_vs_in_hook()`, which is registered with a namespace's first service: of two
     // hooks with the same priority the one that was registered later runs first. It is the priority
@@ -48,6 +53,12 @@ impl Hook for BeforeIpvs {
     const LOCAL_OUT_PRIORITY: i32 = HookOps::<Self>::NAT_DST + 1;
 
     const OPS: &'static HookOps<Self> = &OPS;
+
+    const ID: StaticId<Hooked<Self>> = StaticId::new(&ID);
+
+    fn is_needed(namespace: &Namespace) -> bool {
+        Ipvs::of(namespace).is_some_and(Ipvs::has_services)
+    }
 
     #[inline]
     fn packet(packet: HookPacket<'_>) -> Verdict<'_> {

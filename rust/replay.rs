@@ -15,11 +15,11 @@
 
 use crate::counters::{Counters, Event};
 use crate::ipvs::{Conn, Reopened};
-use crate::net::{Id, Namespace, Packet, PerNamespace, StaticId, Transport};
+use crate::net::{Id, Namespace, Packet, PerNamespace, ProcFile, StaticId, Transport};
 use crate::netfilter::{Passage, Verdict};
 use crate::policy::{self, Entry, FirstPacket, Phase, Reason, Server, Settings, Situation};
 use crate::trace;
-use kernel::{prelude::*, seq_file::SeqFile};
+use kernel::prelude::*;
 
 /// What is kept in one namespace.
 pub struct Replay {
@@ -29,18 +29,17 @@ pub struct Replay {
 static ID: Id<Replay> = Id::new();
 
 impl PerNamespace for Replay {
-    const PROC_NAME: &'static CStr = c"ip_vs_reuse";
-
     const ID: StaticId<Self> = StaticId::new(&ID);
+
+    const PROC_FILE: Option<ProcFile<Self>> = Some(ProcFile {
+        name: c"ip_vs_reuse",
+        show: |replay, file| replay.counters.show(file),
+    });
 
     fn new(_: &Namespace) -> Result<Self> {
         Ok(Self {
             counters: Counters::new()?,
         })
-    }
-
-    fn show(&self, file: &SeqFile) {
-        self.counters.show(file);
     }
 }
 

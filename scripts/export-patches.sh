@@ -24,7 +24,7 @@ series=/src/patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
 home=net/netfilter/ipvs/reuse
 
 # Where IPVS lets a module decide, it needs no hooks of its own.
-stock_only=(hooks.rs hooks.c hooks.h netfilter/hooks.rs ipvs/lookup.rs)
+stock_only=(hooks.rs hooks.c hooks.h base/periodic.rs ipvs/lookup.rs net/for_each.rs netfilter/hooks.rs)
 
 # files_of PATCH: the files of rust/ that are there with this patch.
 files_of() {

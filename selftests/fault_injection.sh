@@ -152,6 +152,7 @@ each_has_some()
 
 load()
 {
+	ipvsadm -A -f 1 -s rr	# so that it registers hooks
 	each_failing true refused_load insmod "$MODULE"
 	outcome="$number allocations"
 	is_loaded || fault "it is not loaded at last"
@@ -184,6 +185,19 @@ works_in_namespace()
 {
 	[ "$(in_ns "$made" head -n 1 /proc/net/ip_vs_reuse)" = "matched 0" ] || fault "no counters in the namespace"
 }
+
+# The hooks come with the first service, within a second or two.
+first_service()
+{
+	fail -1
+	in_ns "$made" ipvsadm -A -f 1 -s rr || fault "ipvsadm"
+	busywait 5000 has_tried || fault "the module does not register its hooks"
+	! has_hooks "$made" || fault "there are hooks, though no allocation succeeded"
+	fail 0
+	busywait 5000 has_hooks "$made" || fault "the module does not try again"
+	ip netns delete "$made"
+}
+has_tried() { (($(seen) > 1)); }
 
 ##############################################################################
 # Services of p2c
@@ -346,7 +360,7 @@ unload()
 	nothing_is_left
 }
 
-ktap_plan 10
+ktap_plan 11
 setup_network 2
 printf 'address add %s dev lo\n' 10.9.0.1 10.9.0.2 | ip -batch -
 sysctl_set ipv4/vs/conntrack 1
@@ -355,6 +369,7 @@ start_servers --proto tcp --proto udp --listen 0.0.0.0:80
 insmod "$fail_alloc" || bail_out "cannot insert $fail_alloc"
 check load "load: each allocation fails"
 check namespace "a new namespace: each allocation fails"
+check first_service "a namespace's first service: no allocation succeeds, and it is tried again"
 check new_service "p2c: a new service, each allocation fails"
 check new_server "p2c: a new server, each allocation fails"
 check changed_server "p2c: a server is drained, each allocation fails"

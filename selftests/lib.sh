@@ -160,7 +160,7 @@ check_halves()
 		check "$name" "$half: ${label_of[$name]}"
 	done
 	half=module
-	[ -z "${MODULE:-}" ] || insmod "$MODULE" || bail_out "insmod does not take $MODULE"
+	[ -z "${MODULE:-}" ] || load_module || bail_out "insmod does not take $MODULE"
 	for name in "${of_module[@]}"; do
 		if [ -n "${MODULE:-}" ]; then
 			check "$name" "$half: ${label_of[$name]}"
@@ -176,6 +176,32 @@ need_module()
 	[ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
 	[ ! -e /sys/module/ip_vs_reuse ] || skip_all "ip_vs_reuse must not be loaded yet: rmmod ip_vs_reuse"
 }
+
+# The module registers its hooks where IPVS has services. It looks when it is loaded, and then once a
+# second: a test that makes services later would have to wait. So the test has a service by a mark that no
+# packet has, until the hooks are there; the module leaves them there.
+
+# load_module: loads MODULE, with its hooks in this namespace. Returns 1 if insmod does not take it.
+load_module()
+{
+	local status=0
+
+	ipvsadm -A -f 4294967295 -s rr
+	insmod "$MODULE" || status=1
+	ipvsadm -D -f 4294967295
+	return $status
+}
+
+# wait_for_hooks: waits until they are in this namespace, where the module was loaded before.
+wait_for_hooks()
+{
+	ipvsadm -A -f 4294967295 -s rr
+	busywait 5000 has_hooks || bail_out "ip_vs_reuse has no hooks in this namespace ('nft list hooks')"
+	ipvsadm -D -f 4294967295
+}
+
+# has_hooks [NAMESPACE]
+has_hooks() { ${1:+in_ns "$1"} nft list hooks | grep -qF '[ip_vs_reuse]'; }
 
 # Sets `harness`: given as HARNESS, or where cargo has built it.
 need_harness()

@@ -641,7 +641,7 @@ cell()
 insert()
 {
 	inserted=yes
-	insmod "$MODULE" || bail_out "insmod does not take $MODULE"
+	load_module || bail_out "insmod does not take $MODULE"
 }
 
 run_half()

@@ -76,7 +76,7 @@ setup()
 			}
 		}
 	END
-	insmod "$MODULE" || bail_out "insmod does not take $MODULE"
+	load_module || bail_out "insmod does not take $MODULE"
 	for to in $vip "$vip6"; do
 		service "$to:80" rr
 		service "$to:81" p2c

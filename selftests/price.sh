@@ -186,7 +186,7 @@ kernel_is()
 	[ "$1" != patched ] || directory=$PATCHED
 	# Room for so many: with Debian's 4096 chains all else would vanish beside the search.
 	load_ipvs "$directory" conn_tab_bits=20 || bail_out "cannot load ip_vs, $1"
-	[ "$1" != module ] || insmod "$MODULE" || bail_out "cannot load $MODULE"
+	[ "$1" != module ] || load_module || bail_out "cannot load $MODULE"
 	sysctl_set ipv4/vs/conntrack 1
 	ipvsadm -R <<-END || bail_out "cannot make the virtual services"
 		-A -t $service:80 -s rr

@@ -164,6 +164,7 @@ namespace_ends()
 		-A -t 10.9.4.1:80 -s rr
 		-a -t 10.9.4.1:80 -r 10.4.0.9:80 -m
 	END
+	busywait 5000 has_hooks "$inner" || fault "no hooks in the namespace"
 	# shellcheck disable=SC2016 # for that shell
 	in_ns "$inner" bash -c 'cd /proc/sys/net/ipv4/vs; echo 1 >conntrack; echo 1 >expire_nodest_conn'
 	in_ns "$inner" nft -f - <<-END

@@ -450,7 +450,7 @@ write_result()
 insert()
 {
 	inserted=yes
-	if ! insmod "$MODULE" 2>"$tmp/errors"; then
+	if ! load_module 2>"$tmp/errors"; then
 		fault "insmod: $(cat "$tmp/errors")"
 	elif [ ! -e /proc/net/ip_vs_reuse ]; then
 		fault "$MODULE does not make /proc/net/ip_vs_reuse"
@@ -476,6 +476,7 @@ run_both_halves()
 		set -- $cases
 		ktap_plan $#
 		setup
+		wait_for_hooks
 		run_cases
 		ktap_exit
 	fi

@@ -932,7 +932,7 @@ namespace_goes()
 	uses=$(</sys/module/ip_vs_wlc/refcnt)
 	for _ in 1 2; do
 		said=$(unshare --net -- bash -c "
-			$(declare -f small_director no_conntracks busywait); small_director $harness" 2>&1)
+			$(declare -f small_director no_conntracks has_hooks busywait); small_director $harness" 2>&1)
 		[[ $said = *"replayed_tcp_closed 1"* ]] || fault "nothing was replayed there: $said"
 		[[ $said = *"no conntracks"* ]] || fault "there are conntracks left: $said"
 	done
@@ -965,6 +965,7 @@ small_director()
 		-A -t 10.9.0.1:80 -s wlc
 		-a -t 10.9.0.1:80 -r 10.8.0.1:80 -m
 	END
+	busywait 5000 has_hooks
 	exec {server}< <(exec "$1" serve --name rs1 --listen 10.8.0.1:80)
 	read -r line <&"$server"
 	"$1" reconnect --from 10.8.0.2:20000 --to 10.9.0.1:80 --end server-rst

@@ -499,7 +499,7 @@ load()
 ##############################################################################
 # With the module
 
-insert() { insmod "$MODULE" 2>"$tmp/errors" || fault "insmod: $(cat "$tmp/errors")"; }
+insert() { load_module 2>"$tmp/errors" || fault "insmod: $(cat "$tmp/errors")"; }
 
 # The module is loaded after the watcher has started.
 sees_replays_of_a_late_module()

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel crate does not have, or not in all kernels: values that RCU frees, and random
-//! numbers.
+//! What the kernel crate does not have, or not in all kernels.
 
+mod periodic;
 mod rcu;
 
+pub use self::periodic::{Periodic, Task};
 pub use self::rcu::{rcu_barrier, synchronize_rcu, Published, RcuBox, Retired};
 
 use crate::bindings;

@@ -27,8 +27,8 @@ impl Ipvs {
     pub fn of(namespace: &Namespace) -> Option<&Self> {
         // SAFETY: The namespace is alive by its invariants, and so is its IPVS: the module
         // `ip_vs`, whose symbols we use, is there before us and after us. In a namespace
-        // `__ip_vs_init()` sets the pointer before our hooks stand (`setup_net()` goes by order of
-        // registration), and `__ip_vs_cleanup_batch()` clears it after they have gone
+        // `__ip_vs_init()` sets the pointer before our callbacks are called (`setup_net()` goes by
+        // order of registration), and `__ip_vs_cleanup_batch()` clears it after the last of them
         // (`ops_undo_list()` goes the other way, and calls `pre_exit` first).
         unsafe {
             let ipvs = namespace
@@ -38,6 +38,11 @@ impl Ipvs {
                 .read();
             (!ipvs.is_null()).then(|| Self::from_raw(ipvs))
         }
+    }
+
+    /// Whether the namespace has services: then IPVS looks at its packets. A load.
+    pub fn has_services(&self) -> bool {
+        read_setting!(self, hooks_afmask) != 0
     }
 
     /// Whether IPVS looks at packets of this family: it does from the first service on.

@@ -4,12 +4,13 @@
 
 mod counters;
 mod family;
+mod for_each;
 mod namespace;
 mod packet;
 mod transport;
 
 pub use self::counters::PerCpuCounters;
 pub use self::family::Family;
-pub use self::namespace::{Id, Namespace, PerNamespace, Registration, StaticId};
+pub use self::namespace::{Id, Namespace, PerNamespace, ProcFile, Registration, StaticId};
 pub use self::packet::Packet;
 pub use self::transport::Transport;

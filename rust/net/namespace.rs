@@ -92,29 +92,33 @@ impl<T: ?Sized> StaticId<T> {
     }
 }
 
-/// What a module keeps in every namespace, and shows in `/proc/net`.
-pub trait PerNamespace: Send + Sync + 'static {
-    /// The file in `/proc/net`, readable by all.
-    const PROC_NAME: &'static CStr;
+/// A file in `/proc/net`, readable by all, that shows what a module keeps in a namespace.
+pub struct ProcFile<T> {
+    /// Its name.
+    pub name: &'static CStr,
+    /// Writes its content. May sleep.
+    pub show: fn(&T, &SeqFile),
+}
 
+/// What a module keeps in every namespace.
+pub trait PerNamespace: Send + Sync + Sized + 'static {
     /// The type's static [`Id`]. A constant, so that it is always the same one.
     const ID: StaticId<Self>;
 
+    /// Shows it in `/proc/net`.
+    const PROC_FILE: Option<ProcFile<Self>> = None;
+
     /// Makes the state of a namespace. May sleep. An error keeps the namespace, or the module
     /// if it is just being loaded, from coming up.
-    fn new(namespace: &Namespace) -> Result<Self>
-    where
-        Self: Sized;
+    fn new(namespace: &Namespace) -> Result<Self>;
 
-    /// Writes the file in `/proc/net`. May sleep.
-    fn show(&self, file: &SeqFile);
+    /// The namespace ends, or the registration. May sleep. The state is dropped a grace period
+    /// later.
+    fn pre_exit(&self, _namespace: &Namespace) {}
 
     /// The state in the namespace of a packet; `None` unless the type is registered. A few loads.
     #[inline]
-    fn of(packet: &HookState) -> Option<&Self>
-    where
-        Self: Sized,
-    {
+    fn of(packet: &HookState) -> Option<&Self> {
         if !Self::ID.get().in_place.load(Acquire) {
             return None;
         }
@@ -184,7 +188,7 @@ impl<T: PerNamespace> Registration<T> {
     ///
     /// The type is registered, and the namespace is between the core's call of
     /// `init_callback` and the end of its call of `exit_callback`.
-    unsafe fn slot(net: *mut bindings::net) -> *mut T {
+    pub(super) unsafe fn slot(net: *mut bindings::net) -> *mut T {
         // SAFETY: By the contract the id is valid in this namespace: `ops_init()` has put the slot
         // there before `init_callback`, and `ops_free_list()` frees it after `exit_callback`.
         unsafe { bindings::ip_vs_reuse_net_generic(net, *T::ID.get().number.get()).cast() }
@@ -204,13 +208,16 @@ impl<T: PerNamespace> Registration<T> {
             // pointers (`kzalloc()`), which `new` asserts to do; nobody looks there yet.
             unsafe { slot.write(T::new(namespace)?) };
 
+            let Some(file) = T::PROC_FILE else {
+                return Ok(0);
+            };
             // SAFETY: `proc_net` is the namespace's directory, which `proc_net_ns_init()` made
             // before us. The file is taken away in `pre_exit_callback`, while the state is still
             // there, and readers with it: `remove_proc_entry()` waits for them
             // (`proc_entry_rundown()`).
             let file = unsafe {
                 bindings::proc_create_net_single(
-                    T::PROC_NAME.as_char_ptr(),
+                    file.name.as_char_ptr(),
                     0o444,
                     bindings::ip_vs_reuse_proc_net(net),
                     Some(Self::show_callback),
@@ -231,15 +238,21 @@ impl<T: PerNamespace> Registration<T> {
     ///
     /// To be called by the core only, for a registration of this type.
     unsafe extern "C" fn pre_exit_callback(net: *mut bindings::net) {
-        // SAFETY: The core calls this once after a successful `init_callback`, which made the file.
-        // `proc_net` goes away after our callbacks: `ops_undo_list()` calls those first that were
-        // registered last, and `proc_net_ns_ops` is there from boot on.
-        unsafe {
-            bindings::remove_proc_entry(
-                T::PROC_NAME.as_char_ptr(),
-                bindings::ip_vs_reuse_proc_net(net),
-            )
-        };
+        if let Some(file) = T::PROC_FILE {
+            // SAFETY: The core calls this once after a successful `init_callback`, which made the
+            // file. `proc_net` goes away after our callbacks: `ops_undo_list()` calls those first
+            // that were registered last, and `proc_net_ns_ops` is there from boot on.
+            unsafe {
+                bindings::remove_proc_entry(
+                    file.name.as_char_ptr(),
+                    bindings::ip_vs_reuse_proc_net(net),
+                )
+            };
+        }
+        // SAFETY: The namespace is alive until all callbacks have returned, and `init_callback` has
+        // put the state into the slot, which `exit_callback` empties.
+        let (namespace, state) = unsafe { (Namespace::from_raw(net), &*Self::slot(net)) };
+        state.pre_exit(namespace);
     }
 
     /// # Safety
@@ -263,7 +276,9 @@ impl<T: PerNamespace> Registration<T> {
             let net = bindings::ip_vs_reuse_seq_file_single_net(seq);
             (SeqFile::from_raw(seq), &*Self::slot(net))
         };
-        state.show(file);
+        if let Some(ProcFile { show, .. }) = T::PROC_FILE {
+            show(state, file);
+        }
         0
     }
 }

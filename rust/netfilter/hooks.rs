@@ -6,16 +6,16 @@
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
 use super::{HookPacket, Verdict};
-use crate::base::synchronize_rcu;
+use crate::base::{Periodic, Task};
 use crate::bindings;
-use crate::net::Family;
+use crate::net::{Family, Namespace, PerNamespace, Registration, StaticId};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use kernel::{
     error::to_result,
-    ffi::{c_int, c_uint, c_void},
+    ffi::{c_uint, c_void},
     prelude::*,
-    types::Opaque,
+    sync::atomic::{AtomicFlag, Full, Relaxed},
 };
 
 /// A hook for all packets that are delivered to this machine or sent by it.
@@ -28,6 +28,13 @@ pub trait Hook: Sized + 'static {
 
     /// The static that netfilter knows the hook by.
     const OPS: &'static HookOps<Self>;
+
+    /// The static number of the hook's own state in a namespace.
+    const ID: StaticId<Hooked<Self>>;
+
+    /// Whether a namespace needs the hook. Asked once a second, also where it is registered by now:
+    /// there it stays. May sleep.
+    fn is_needed(namespace: &Namespace) -> bool;
 
     /// Decides about one packet. Softirq or process context, in an RCU read-side critical section.
     fn packet(packet: HookPacket<'_>) -> Verdict<'_>;
@@ -98,73 +105,85 @@ impl<H: Hook> HookOps<H> {
     }
 }
 
-/// Keeps the hooks of `H` registered in every namespace, also in those that are made later, until
-/// dropped. Then no packet is in the hook any more.
-#[pin_data(PinnedDrop)]
+/// Whether the hooks of `H` are registered in a namespace.
+pub struct Hooked<H: Hook>(AtomicFlag, PhantomData<fn() -> H>);
+
+impl<H: Hook> Hooked<H> {
+    /// May sleep. `ENOMEM`, or netfilter's error; after an error none of them is registered.
+    fn register(&self, namespace: &Namespace) -> Result {
+        if self.0.xchg(true, Full) {
+            return Ok(());
+        }
+        // SAFETY: The namespace is alive. Netfilter keeps the addresses of the hooks and reads them
+        // (`nf_hook_entries_grow()`): they are static. Those of before it takes away if one cannot
+        // be registered. `pre_exit` takes them away otherwise, and a packet may be in them for
+        // a grace period more: until then `Registration` keeps the module.
+        to_result(unsafe {
+            bindings::nf_register_net_hooks(
+                namespace.as_ptr(),
+                H::OPS.as_ptr(),
+                HookOps::<H>::COUNT,
+            )
+        })
+        .inspect_err(|_| self.0.store(false, Relaxed))
+    }
+}
+
+impl<H: Hook> PerNamespace for Hooked<H> {
+    const ID: StaticId<Self> = H::ID;
+
+    fn new(_: &Namespace) -> Result<Self> {
+        Ok(Self(AtomicFlag::new(false), PhantomData))
+    }
+
+    fn pre_exit(&self, namespace: &Namespace) {
+        if self.0.load(Relaxed) {
+            // SAFETY: They are registered, by `register`, and the namespace is alive.
+            unsafe {
+                bindings::nf_unregister_net_hooks(
+                    namespace.as_ptr(),
+                    H::OPS.as_ptr(),
+                    HookOps::<H>::COUNT,
+                )
+            };
+        }
+    }
+}
+
+/// Keeps the hooks of `H` registered in the namespaces that need them, from the second on in which
+/// they do, until dropped. Then no packet is in the hook any more.
+#[pin_data]
 pub struct Hooks<H: Hook> {
     #[pin]
-    ops: Opaque<bindings::pernet_operations>,
-    _hook: PhantomData<H>,
+    registrar: Periodic<Registrar<H>>,
 }
-
-// SAFETY: A registration can only be dropped, and `unregister_pernet_subsys()` may be called
-// from any thread.
-unsafe impl<H: Hook> Send for Hooks<H> {}
-// SAFETY: A shared reference to a registration gives access to nothing.
-unsafe impl<H: Hook> Sync for Hooks<H> {}
 
 impl<H: Hook> Hooks<H> {
-    /// Registers the hooks in all namespaces. May sleep. `ENOMEM`, or netfilter's error; after an
-    /// error no packet is in the hook.
+    /// Registers the hooks where they are needed by now. May sleep. `ENOMEM`, or netfilter's error;
+    /// after an error no packet is in the hook.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            ops <- Opaque::try_ffi_init(|ops: *mut bindings::pernet_operations| {
-                let callbacks = bindings::pernet_operations {
-                    init: Some(Self::init_callback),
-                    pre_exit: Some(Self::pre_exit_callback),
-                    ..Default::default()
-                };
-                // SAFETY: `ops` is memory for the operations.
-                unsafe { ops.write(callbacks) };
-                // SAFETY: `ops` is pinned, and stays until the unregistration in `drop`. That, and
-                // the end of a registration that failed, wait for a grace period between taking
-                // the hooks away and returning (`ops_undo_list()`): no packet is in our code then.
-                to_result(unsafe { bindings::register_pernet_subsys(ops) })
-            }),
-            _hook: PhantomData,
+            registrar <- Periodic::new(try_pin_init!(Registrar {
+                namespaces <- Registration::new(),
+            })),
         })
-    }
-
-    /// # Safety
-    ///
-    /// May be called only by the core, for a registration of this type.
-    unsafe extern "C" fn init_callback(net: *mut bindings::net) -> c_int {
-        // SAFETY: The core passes a namespace that is being set up, or one in use. Netfilter keeps
-        // the addresses of the hooks and reads them (`nf_hook_entries_grow()`): they are static. If
-        // one cannot be registered, it takes away those before.
-        let err =
-            unsafe { bindings::nf_register_net_hooks(net, H::OPS.as_ptr(), HookOps::<H>::COUNT) };
-        if err != 0 {
-            // Some may have been registered for a moment, and `ops_init()` waits for nothing.
-            synchronize_rcu();
-        }
-        err
-    }
-
-    /// # Safety
-    ///
-    /// May be called only by the core, for a registration of this type.
-    unsafe extern "C" fn pre_exit_callback(net: *mut bindings::net) {
-        // SAFETY: The core calls this once, after `init_callback` has registered them; the
-        // namespace ends, if it does, after this.
-        unsafe { bindings::nf_unregister_net_hooks(net, H::OPS.as_ptr(), HookOps::<H>::COUNT) };
     }
 }
 
-#[pinned_drop]
-impl<H: Hook> PinnedDrop for Hooks<H> {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: It was registered by `new`, or this object would not be.
-        unsafe { bindings::unregister_pernet_subsys(self.ops.get()) };
+/// Registers the hooks of `H` where they are needed.
+#[pin_data]
+struct Registrar<H: Hook> {
+    #[pin]
+    namespaces: Registration<Hooked<H>>,
+}
+
+impl<H: Hook> Task for Registrar<H> {
+    fn run(&self) -> Result {
+        self.namespaces.for_each(|namespace, hooked| {
+            if H::is_needed(namespace) {
+                hooked.register(namespace)?;
+            }
+            Ok(())
+        })
     }
 }

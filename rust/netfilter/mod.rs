@@ -6,6 +6,6 @@ mod hooks;
 mod packet;
 mod state;
 
-pub use self::hooks::{Hook, HookOps, Hooks};
+pub use self::hooks::{Hook, HookOps, Hooked, Hooks};
 pub use self::packet::{HookPacket, Passage, Unconnected, Verdict};
 pub use self::state::HookState;

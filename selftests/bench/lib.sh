@@ -92,7 +92,7 @@ use_column()
 	patched) directory=$PATCHED ;;
 	esac
 	load_ipvs "$directory" || bail_out "cannot load ip_vs, $1"
-	[ "$1" != module ] || insmod "$MODULE" || bail_out "cannot load $MODULE"
+	[ "$1" != module ] || load_module || bail_out "cannot load $MODULE"
 	sysctl_set ipv4/vs/conntrack 1
 	sysctl_set ipv4/vs/expire_nodest_conn 1
 	# While IPVS enlarges its table it may find an old entry of a flow in front of the new one, and
