@@ -9,7 +9,8 @@
 //!
 //! | packet | cost |
 //! | --- | --- |
-//! | without a conntrack | one load |
+//! | that IPVS sends to a real server | one load |
+//! | without a conntrack | two loads |
 //! | TCP without SYN | the loads of its protocol and flags |
 //! | UDP | the load of `expire_nodest_conn`; if that is 1, two more |
 //! | TCP SYN, SCTP, IPv6 with extension headers; UDP while IPVS remembers servers that have left | a look at its conntrack; if that is confirmed, its headers are parsed |
@@ -73,7 +74,7 @@ impl Hook for BeforeIpvs {
 /// Most packets show at a glance that they open no flow.
 #[inline]
 fn may_reopen_flow(packet: &HookPacket<'_>) -> bool {
-    if !packet.has_conntrack() {
+    if packet.is_handled_by_ipvs() || !packet.has_conntrack() {
         return false;
     }
     let state = packet.state();

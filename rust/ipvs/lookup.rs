@@ -62,12 +62,11 @@ impl Ipvs {
             && read_setting!(self, sysctl_backup_only) != 0
     }
 
-    /// Whether IPVS would look the packet up. A few loads.
+    /// Whether IPVS would look up the packet, which it has not handled yet. A few loads.
     #[inline]
     pub fn looks_at(&self, packet: &HookPacket<'_>) -> bool {
         self.has_hooks(packet.state().family())
             && !self.is_idle_backup()
-            && !packet.is_handled_by_ipvs()
             // SAFETY: Packet and state are valid by their invariants. The packet's socket may be a
             // request's or TIME_WAIT: `skb_to_full_sk()` tells them apart.
             && unsafe {
