@@ -57,17 +57,34 @@ need_space() {
 
 # step LOG WHAT COMMAND...: runs a long step with its output in LOG, or to the terminal with V=1.
 step() {
-	local log=$1 what=$2 start=$SECONDS
+	local log=$1 what=$2 start=$SECONDS status=0 life=
 	shift 2
 	say "$what"
 	mkdir -p "$(dirname "$log")"
 	if [ -n "${V:-}" ]; then
 		"$@" 2>&1 | tee "$log" >&2 || failed "$what" "$log"
-	elif ! "$@" >"$log" 2>&1; then
-		tail -n 10 "$log" | cut -c 1-200 >&2
-		failed "$what" "$log"
+	else
+		: >"$log"
+		if [ -t 2 ]; then
+			show_life "$log" & life=$!
+		fi
+		"$@" >"$log" 2>&1 || status=$?
+		[ -z "$life" ] || { kill "$life" || true; printf '\r\033[K' >&2; }
+		if ((status)); then
+			tail -n 10 "$log" | cut -c 1-200 >&2
+			failed "$what" "$log"
+		fi
 	fi
 	say "done in $((SECONDS - start)) s"
+}
+
+# show_life LOG: the time that a step has taken and the last line of its LOG, on one line of the terminal.
+show_life() {
+	local line
+	while sleep 1; do
+		line="${0##*/}: $((SECONDS - start)) s: $(tail -n 1 "$1" | tr -cd '[:print:]')"
+		printf '\r\033[K%s' "${line:0:$(tput cols 2>/dev/null || echo 80) - 1}" >&2
+	done
 }
 
 failed() {
