@@ -21,6 +21,7 @@ help:
 	@echo 'make churn      everything changes at random under traffic, for MINUTES=30, with a SEED'
 	@echo 'make million    a million flows that come back, and the books of them (REOPENINGS=1000000)'
 	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
+	@echo 'make module KDIR=~/linux   build/ip_vs_reuse.ko for a kernel tree of your own, with your compilers'
 	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
 	@echo 'make lint       formatting, warnings, panics, style'
@@ -44,8 +45,14 @@ root:
 	$(Q)scripts/buildroot.sh
 kernel: root
 	$(Q)scripts/kernel.sh >/dev/null
+ifdef KDIR
+export KDIR
+module:
+	$(Q)scripts/own-kernel.sh
+else
 module: kernel
 	$(Q)scripts/module.sh --here >/dev/null
+endif
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 

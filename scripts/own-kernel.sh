@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage: own-kernel.sh
+#
+# Builds ip_vs_reuse.ko for a kernel tree of your own, KDIR, and leaves it in build/. It uses this
+# machine's compilers, as the kernel's build does: LLVM=1, ARCH, CROSS_COMPILE, RUSTC and so on go on
+# to it. It writes nothing into KDIR, downloads nothing, and needs no build root.
+#
+# KDIR: the directory that the kernel was built in: the source, or the O= directory
+
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+die() { printf '%s\n' "$KDIR: $*" >&2; exit 1; }
+
+has() { grep -q "^CONFIG_$1$" "$KDIR/.config"; }
+value() { sed -n "s/^CONFIG_$1=//p" "$KDIR/.config" | tr -d '"'; }
+
+# What a build would stumble over, with a message that says what to do about it.
+check_tree() {
+	[[ $KDIR != *[[:space:]]* ]] || die "the kernel's build does not take a path with a space in it"
+	[ -d "$KDIR" ] || die "no such directory"
+	grep -qs '^KERNELRELEASE\|^include .*/Makefile$' "$KDIR/Makefile" || die "not a kernel tree"
+	[ -e "$KDIR/.config" ] || die "not configured: make defconfig, and enable RUST, IP_VS and IP_VS_NFCT"
+}
+
+check_config() {
+	local arch machine
+
+	has 64BIT=y || die "a 32-bit kernel; the module supports 64-bit machines only"
+	has RUST=y || die "built without CONFIG_RUST: 'make rustavailable' there says what it needs"
+	has 'IP_VS=[ym]' || die "built without CONFIG_IP_VS"
+	has IP_VS_NFCT=y || die "built without CONFIG_IP_VS_NFCT: such a kernel has no lost first packets to mend"
+	has CC_IS_GCC=y || [ -n "${LLVM:-}" ] || die "built by clang: add LLVM=1"
+	has CC_IS_CLANG=y || [ -z "${LLVM:-}" ] || die "built by gcc: leave out LLVM"
+
+	machine=$(uname -m)
+	case $(value X86_64)$(value ARM64) in
+	y) arch=$(has X86_64=y && echo x86_64 || echo aarch64) ;;
+	*) arch=another ;;
+	esac
+	[ "$arch" = "$machine" ] || [ -n "${ARCH:-}" ] ||
+		die "built for $arch, and this is $machine: add ARCH and CROSS_COMPILE (or LLVM=1)"
+}
+
+check_build() {
+	local made_by have
+
+	[[ -s $KDIR/include/config/kernel.release && -e $KDIR/Module.symvers ]] ||
+		die "configured, but not built: make -j$(nproc)"
+	[ -e "$KDIR/rust/libkernel.rmeta" ] || die "its Rust crates are not built: make ${LLVM:+LLVM=$LLVM }prepare"
+	made_by=$(value RUSTC_VERSION_TEXT)
+	have=$("${RUSTC:-rustc}" --version 2>/dev/null) || die "no rustc in PATH; it was built by $made_by"
+	[ "$have" = "$made_by" ] || die "built by $made_by, and this is $have: set RUSTC"
+	command -v "${BINDGEN:-bindgen}" >/dev/null || die "no bindgen in PATH (cargo install bindgen-cli), or set BINDGEN"
+}
+
+: "${KDIR:?the directory that the kernel was built in}"
+check_tree
+check_config
+check_build
+has DEBUG_INFO_BTF_MODULES=y || echo "$KDIR: no BTF of modules: ipvs-watch and the tests' witness need it" >&2
+
+KDIR=$(cd "$KDIR" && pwd)
+mkdir -p "$top/build/module"
+make -C "$KDIR" M="$top" MO="$top/build/module" ${V:+V=$V} modules
+cp "$top/build/module/ip_vs_reuse.ko" "$top/build/"
+echo "build/ip_vs_reuse.ko for Linux $(cat "$KDIR/include/config/kernel.release"): modprobe ip_vs; insmod build/ip_vs_reuse.ko"
