@@ -6,7 +6,7 @@
 
 use crate::net::PerCpuCounters;
 use crate::p2c;
-use crate::policy::{FirstPacket, Left, Reason};
+use crate::policy::{FirstPacket, LeaveReason, ReplayReason};
 use kernel::{prelude::*, seq_file::SeqFile, seq_print};
 
 macro_rules! counters {
@@ -76,27 +76,27 @@ counters! {
 
 impl Event {
     /// The event that a packet was replayed.
-    pub fn replayed(packet: FirstPacket, reason: Reason) -> Self {
+    pub fn replayed(packet: FirstPacket, reason: ReplayReason) -> Self {
         match (packet, reason) {
-            (FirstPacket::TcpSyn, Reason::Closed) => Event::ReplayedTcpClosed,
-            (FirstPacket::TcpSyn, Reason::Drained) => Event::ReplayedTcpDrained,
-            (FirstPacket::TcpSyn, Reason::Gone) => Event::ReplayedTcpGone,
-            (FirstPacket::SctpInit, Reason::Closed) => Event::ReplayedSctpClosed,
-            (FirstPacket::SctpInit, Reason::Drained) => Event::ReplayedSctpDrained,
-            (FirstPacket::SctpInit, Reason::Gone) => Event::ReplayedSctpGone,
+            (FirstPacket::TcpSyn, ReplayReason::Closed) => Event::ReplayedTcpClosed,
+            (FirstPacket::TcpSyn, ReplayReason::Drained) => Event::ReplayedTcpDrained,
+            (FirstPacket::TcpSyn, ReplayReason::Gone) => Event::ReplayedTcpGone,
+            (FirstPacket::SctpInit, ReplayReason::Closed) => Event::ReplayedSctpClosed,
+            (FirstPacket::SctpInit, ReplayReason::Drained) => Event::ReplayedSctpDrained,
+            (FirstPacket::SctpInit, ReplayReason::Gone) => Event::ReplayedSctpGone,
             // A datagram is never `is_new_conn()`: its server's absence is the only reason.
             (FirstPacket::UdpDatagram, _) => Event::ReplayedUdpGone,
         }
     }
 }
 
-impl From<Left> for Event {
-    fn from(left: Left) -> Self {
+impl From<LeaveReason> for Event {
+    fn from(left: LeaveReason) -> Self {
         match left {
-            Left::InUse => Event::LeftInUse,
-            Left::Controlling => Event::LeftControlling,
-            Left::Unavailable => Event::LeftUnavailable,
-            Left::Untracked => Event::LeftUntracked,
+            LeaveReason::InUse => Event::LeftInUse,
+            LeaveReason::Controlling => Event::LeftControlling,
+            LeaveReason::Unavailable => Event::LeftUnavailable,
+            LeaveReason::Untracked => Event::LeftUntracked,
         }
     }
 }

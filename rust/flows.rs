@@ -2,18 +2,18 @@
 
 //! Gets the packets from an IPVS that lets a module decide about them.
 
-use crate::ipvs::{FlowOps, FlowOpsRegistration, Reopened};
+use crate::ipvs::{FlowOps, FlowOpsRegistration, ReopenedFlow};
 use crate::netfilter::Verdict;
 use crate::replay;
 use kernel::prelude::*;
 
 /// Keeps the operations registered until dropped.
-pub type Source = FlowOpsRegistration<Reopen>;
+pub type Registration = FlowOpsRegistration<Reopen>;
 
 /// Registers the operations, and says so in the kernel's log. Errors are those of
 /// [`FlowOpsRegistration::new`].
-pub fn register() -> impl PinInit<Source, Error> {
-    Source::new().pin_chain(|_| {
+pub fn register() -> impl PinInit<Registration, Error> {
+    Registration::new().pin_chain(|_| {
         pr_info!("IPVS asks about packets that reopen a flow\n");
         Ok(())
     })
@@ -23,7 +23,7 @@ pub fn register() -> impl PinInit<Source, Error> {
 pub struct Reopen;
 
 impl FlowOps for Reopen {
-    fn reopened(flow: Reopened<'_>) -> Result<Verdict<'_>, Reopened<'_>> {
+    fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
         replay::reopened(flow)
     }
 }

@@ -21,7 +21,7 @@
 #endif
 
 /* Whether ip_vs_in_hook() would look for an entry, as far as packet and socket decide that */
-bool ip_vs_reuse_ip_vs_looks_at(struct sk_buff *skb, const struct nf_hook_state *state)
+bool ip_vs_reuse_in_hook_would_look_up(struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	struct sock *sk;
 
@@ -44,7 +44,7 @@ bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip
  * to it. IPVS marks it and puts it into the trash under the mutex, in this order: whoever finds the
  * mutex free after that finds the trash filled.
  */
-bool ip_vs_reuse_servers_may_have_left(struct netns_ipvs *ipvs)
+bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
 {
 	if (mutex_is_locked(&ipvs->service_mutex))
 		return true;

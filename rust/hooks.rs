@@ -17,20 +17,20 @@
 //! | opens a flow and carries a confirmed conntrack | one lookup in IPVS's table |
 //! | matches an old entry | see [`replay`] |
 
-use crate::ipvs::{Header, Ipvs, Reopened};
+use crate::ipvs::{IpHeader, Ipvs, ReopenedFlow};
 use crate::net::{Family, Id, Namespace, Packet, StaticId, Transport};
-use crate::netfilter::{Hook, HookOps, HookPacket, Hooked, Hooks, Verdict};
+use crate::netfilter::{Hook, HookOps, HookPacket, HookRegistration, NamespaceHooks, Verdict};
 use crate::policy::FirstPacket;
 use crate::replay;
 use kernel::prelude::*;
 
 /// Keeps the hooks registered until dropped.
-pub type Source = Hooks<BeforeIpvs>;
+pub type Registration = HookRegistration<BeforeIpvs>;
 
 /// Registers the hooks, and says so in the kernel's log. May sleep. Errors are those of
-/// [`Hooks::new`].
-pub fn register() -> impl PinInit<Source, Error> {
-    Source::new().pin_chain(|_| {
+/// [`HookRegistration::new`].
+pub fn register() -> impl PinInit<Registration, Error> {
+    Registration::new().pin_chain(|_| {
         pr_info!(
             "version {}: replays packets that IPVS would drop for an old conntrack\n",
             env!("IP_VS_REUSE_VERSION")
@@ -44,7 +44,7 @@ pub struct BeforeIpvs;
 
 static OPS: HookOps<BeforeIpvs> = HookOps::new();
 
-static ID: Id<Hooked<BeforeIpvs>> = Id::new();
+static ID: Id<NamespaceHooks<BeforeIpvs>> = Id::new();
 
 impl Hook for BeforeIpvs {
     // One less than `ip_vs_in_hook()`, which is registered with a namespace's first service: of two
@@ -55,16 +55,16 @@ impl Hook for BeforeIpvs {
 
     const OPS: &'static HookOps<Self> = &OPS;
 
-    const ID: StaticId<Hooked<Self>> = StaticId::new(&ID);
+    const ID: StaticId<NamespaceHooks<Self>> = StaticId::new(&ID);
 
     fn is_needed(namespace: &Namespace) -> bool {
         Ipvs::of(namespace).is_some_and(Ipvs::has_services)
     }
 
     #[inline]
-    fn packet(packet: HookPacket<'_>) -> Verdict<'_> {
+    fn handle(packet: HookPacket<'_>) -> Verdict<'_> {
         if may_reopen_flow(&packet) {
-            find_flow(packet)
+            find_reopened(packet)
         } else {
             packet.accept()
         }
@@ -110,15 +110,15 @@ fn peek_transport(packet: &Packet, family: Family) -> Option<Transport> {
 /// Whether IPVS may give up the entry of a datagram: its server has left, or is just leaving.
 #[inline]
 fn may_reschedule_udp(ipvs: &Ipvs) -> bool {
-    ipvs.expire_nodest_conn() && ipvs.may_have_lost_servers()
+    ipvs.expire_nodest_conn() && ipvs.may_have_removed_destinations()
 }
 
 /// Slow path, for packets that may open a flow.
 #[cold]
 #[inline(never)]
-fn find_flow(packet: HookPacket<'_>) -> Verdict<'_> {
-    match reopened(&packet) {
-        Some((ipvs, header)) => match Reopened::find(ipvs, packet, &header) {
+fn find_reopened(packet: HookPacket<'_>) -> Verdict<'_> {
+    match lookup_key(&packet) {
+        Some((ipvs, header)) => match ReopenedFlow::find(ipvs, packet, &header) {
             Ok(flow) => replay::reopened(flow).unwrap_or_else(|flow| flow.into_packet().accept()),
             Err(packet) => packet.accept(),
         },
@@ -129,13 +129,13 @@ fn find_flow(packet: HookPacket<'_>) -> Verdict<'_> {
 /// Where to look for the old entry: IPVS would look at the packet, which opens a flow and carries a
 /// confirmed conntrack.
 #[inline]
-fn reopened<'a>(packet: &HookPacket<'a>) -> Option<(&'a Ipvs, Header)> {
+fn lookup_key<'a>(packet: &HookPacket<'a>) -> Option<(&'a Ipvs, IpHeader)> {
     let ipvs = Ipvs::of(packet.state().namespace())?;
 
-    if !packet.has_confirmed_conntrack() || !ipvs.looks_at(packet) {
+    if !packet.has_confirmed_conntrack() || !ipvs.would_look_up(packet) {
         return None;
     }
-    let header = Header::parse(packet)?;
+    let header = IpHeader::parse(packet)?;
     let opens = match replay::first_packet(packet, header.transport())? {
         FirstPacket::UdpDatagram => may_reschedule_udp(ipvs),
         FirstPacket::TcpSyn | FirstPacket::SctpInit => true,

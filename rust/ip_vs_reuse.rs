@@ -46,7 +46,7 @@ pub struct Reuse {
     #[pin]
     p2c: ipvs::SchedulerRegistration<p2c::P2c>,
     #[pin]
-    flows: flows::Source,
+    flows: flows::Registration,
     #[pin]
     replay: net::Registration<replay::Replay>,
 }

@@ -33,104 +33,104 @@ pub struct P2c;
 
 /// The real servers that had weight when the table was made, and the table. A server's number
 /// is its column's.
-struct Servers {
+struct DestinationTable {
     total: u64,
     columns: KVVec<Column>,
     /// Shared with earlier and later tables: two atomics a server for each table, to take and
     /// give back references, is what would cost most where servers are added one by one.
-    settled: Arc<KVVec<HeldDestination>>,
-    /// Added since `settled` was made.
-    newcomers: KVVec<HeldDestination>,
-    /// This table's part of [`WAITING`]: nothing until it has been replaced.
-    waiting: Atomic<usize>,
+    shared: Arc<KVVec<HeldDestination>>,
+    /// Added since `shared` was made.
+    added: KVVec<HeldDestination>,
+    /// This table's part of [`RETIRED_BYTES`]: nothing until it has been replaced.
+    retired_bytes: Atomic<usize>,
 }
 
 /// How many servers may be added before the list of all is made anew.
-const NEWCOMERS_MAX: usize = 64;
+const ADDED_MAX: usize = 64;
 
-impl Drop for Servers {
+impl Drop for DestinationTable {
     fn drop(&mut self) {
-        WAITING.fetch_sub(*self.waiting.get_mut(), Relaxed);
+        RETIRED_BYTES.fetch_sub(*self.retired_bytes.get_mut(), Relaxed);
     }
 }
 
 /// What is kept for a service.
 pub struct State {
-    servers: Published<Servers>,
+    table: Published<DestinationTable>,
     /// The last change found no memory: the next must look at all servers.
-    stale: AtomicFlag,
+    must_rebuild: AtomicFlag,
 }
 
 /// Changes that found no memory for a new table, in all namespaces, since the module was loaded.
 static FAILED_REBUILDS: Atomic<usize> = Atomic::new(0);
 
 /// Bytes of old tables that wait for their grace period, in all namespaces.
-static WAITING: Atomic<usize> = Atomic::new(0);
+static RETIRED_BYTES: Atomic<usize> = Atomic::new(0);
 
 /// How many may wait before a change waits with them: thousands of real servers that are added
 /// one by one can leave old tables faster than grace periods pass.
-const WAITING_MAX: usize = 4 << 20;
+const RETIRED_BYTES_MAX: usize = 4 << 20;
 
 /// The number of changes that found no memory for a new table.
 pub fn failed_rebuilds() -> usize {
     FAILED_REBUILDS.load(Relaxed)
 }
 
-impl Servers {
+impl DestinationTable {
     /// Makes the table of a service as it is now; `None` if no server has weight. May sleep.
-    fn of(service: &Service) -> Result<Option<RcuBox<Self>>> {
-        let mut servers = KVVec::with_capacity(service.destination_count(), GFP_KERNEL)?;
+    fn from_service(service: &Service) -> Result<Option<RcuBox<Self>>> {
+        let mut dests = KVVec::with_capacity(service.destination_count(), GFP_KERNEL)?;
         let guard = rcu::read_lock();
-        for server in service.destinations(&guard).filter(|s| s.weight() > 0) {
-            servers
-                .push_within_capacity(server.hold())
+        for dest in service
+            .destinations(&guard)
+            .filter(|dest| dest.weight() > 0)
+        {
+            dests
+                .push_within_capacity(dest.hold())
                 .map_err(|_| EAGAIN)?;
         }
         drop(guard);
 
-        Self::new(Arc::new(servers, GFP_KERNEL)?, KVVec::new())
+        Self::new(Arc::new(dests, GFP_KERNEL)?, KVVec::new())
     }
 
     /// Makes the table of these servers; `None` if none has weight. May sleep.
     fn new(
-        settled: Arc<KVVec<HeldDestination>>,
-        newcomers: KVVec<HeldDestination>,
+        shared: Arc<KVVec<HeldDestination>>,
+        added: KVVec<HeldDestination>,
     ) -> Result<Option<RcuBox<Self>>> {
-        let count = settled.len().saturating_add(newcomers.len());
+        let count = shared.len().saturating_add(added.len());
         let mut columns = KVVec::with_capacity(count, GFP_KERNEL)?;
-        for server in Iterator::chain(settled.iter(), &newcomers) {
+        for dest in Iterator::chain(shared.iter(), &added) {
             columns
-                .push_within_capacity(Column::new(server.weight()))
+                .push_within_capacity(Column::new(dest.weight()))
                 .map_err(|_| EAGAIN)?;
         }
 
         let Some(total) = sampler::build(&mut columns) else {
             return Ok(None);
         };
-        let servers = Self {
+        let dests = Self {
             total,
             columns,
-            settled,
-            newcomers,
-            waiting: Atomic::new(0),
+            shared,
+            added,
+            retired_bytes: Atomic::new(0),
         };
-        RcuBox::new(servers, GFP_KERNEL).map(Some)
+        RcuBox::new(dests, GFP_KERNEL).map(Some)
     }
 
     /// Bytes that are this table's alone.
     fn size(&self) -> usize {
         size_of::<Self>()
             .saturating_add(size_of_val(&*self.columns))
-            .saturating_add(NEWCOMERS_MAX * size_of::<HeldDestination>())
+            .saturating_add(ADDED_MAX * size_of::<HeldDestination>())
     }
 
     #[inline]
     fn get(&self, number: usize) -> Option<&Destination> {
-        let newcomer = || self.newcomers.get(number.checked_sub(self.settled.len())?);
-        self.settled
-            .get(number)
-            .or_else(newcomer)
-            .map(|server| &**server)
+        let added = || self.added.get(number.checked_sub(self.shared.len())?);
+        self.shared.get(number).or_else(added).map(|dest| &**dest)
     }
 
     /// Draws two servers and takes the better one.
@@ -141,10 +141,10 @@ impl Servers {
             columns: &self.columns,
         };
         let number = table.pick(sampler::random(random()), |number| {
-            let server = self.get(number)?;
-            (server.is_available() && !server.is_overloaded()).then(|| Load {
-                active: server.active_connections(),
-                weight: server.weight(),
+            let dest = self.get(number)?;
+            (dest.is_available() && !dest.is_overloaded()).then(|| Load {
+                active: dest.active_connections(),
+                weight: dest.weight(),
             })
         })?;
         self.get(number)
@@ -154,52 +154,52 @@ impl Servers {
 impl State {
     /// Makes the table anew. May sleep.
     fn rebuild(&self, service: &Service) -> Result {
-        self.publish(Servers::of(service))
+        self.publish(DestinationTable::from_service(service))
     }
 
     /// Makes the table with one server more. May sleep.
     fn add(&self, service: &Service, new: &Destination) -> Result {
-        match self.with(new) {
+        match self.table_with(new) {
             Ok(None) => self.rebuild(service),
-            servers => self.publish(servers),
+            dests => self.publish(dests),
         }
     }
 
     /// The table in force and this server; `None` where that will not do, and all servers have
     /// to be looked at. May sleep.
-    fn with(&self, new: &Destination) -> Result<Option<RcuBox<Servers>>> {
-        let mut newcomers = KVVec::with_capacity(NEWCOMERS_MAX, GFP_KERNEL)?;
+    fn table_with(&self, new: &Destination) -> Result<Option<RcuBox<DestinationTable>>> {
+        let mut added = KVVec::with_capacity(ADDED_MAX, GFP_KERNEL)?;
         let guard = rcu::read_lock();
         let Some(old) = self
-            .servers
+            .table
             .read(&guard)
-            .filter(|_| !self.stale.load(Relaxed))
+            .filter(|_| !self.must_rebuild.load(Relaxed))
         else {
             return Ok(None);
         };
-        for server in Iterator::chain(old.newcomers.iter().map(|server| &**server), [new]) {
-            if newcomers.push_within_capacity(server.hold()).is_err() {
+        for dest in Iterator::chain(old.added.iter().map(|dest| &**dest), [new]) {
+            if added.push_within_capacity(dest.hold()).is_err() {
                 return Ok(None);
             }
         }
-        let settled = old.settled.clone();
+        let shared = old.shared.clone();
         drop(guard);
 
-        Servers::new(settled, newcomers)
+        DestinationTable::new(shared, added)
     }
 
     /// Puts a new table in force, or counts that it could not be made. May sleep.
-    fn publish(&self, new: Result<Option<RcuBox<Servers>>>) -> Result {
-        self.stale.store(new.is_err(), Relaxed);
+    fn publish(&self, new: Result<Option<RcuBox<DestinationTable>>>) -> Result {
+        self.must_rebuild.store(new.is_err(), Relaxed);
         let new = new.inspect_err(|_| {
             FAILED_REBUILDS.fetch_add(1, Relaxed);
         })?;
-        if let Some(old) = self.servers.replace(new) {
+        if let Some(old) = self.table.replace(new) {
             let size = old.size();
-            old.waiting.store(size, Relaxed);
-            WAITING.fetch_add(size, Relaxed);
+            old.retired_bytes.store(size, Relaxed);
+            RETIRED_BYTES.fetch_add(size, Relaxed);
         }
-        if WAITING.load(Relaxed) > WAITING_MAX {
+        if RETIRED_BYTES.load(Relaxed) > RETIRED_BYTES_MAX {
             rcu_barrier();
         }
         Ok(())
@@ -214,8 +214,8 @@ impl Scheduler for P2c {
 
     fn init_service(service: &Service) -> Result<State> {
         let state = State {
-            servers: Published::default(),
-            stale: AtomicFlag::new(false),
+            table: Published::default(),
+            must_rebuild: AtomicFlag::new(false),
         };
         state.rebuild(service)?;
         Ok(state)
@@ -240,8 +240,8 @@ impl Scheduler for P2c {
         _: &Packet,
         guard: &'a Guard,
     ) -> Option<&'a Destination> {
-        let Some(picked) = state.servers.read(guard).and_then(Servers::pick) else {
-            service.report(c"no destination available", guard);
+        let Some(picked) = state.table.read(guard).and_then(DestinationTable::pick) else {
+            service.report_error(c"no destination available", guard);
             return None;
         };
         trace::pick(service, picked);

@@ -37,7 +37,7 @@ pub enum Phase {
 
 /// A connection entry (`struct ip_vs_conn`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ConnState {
     /// The flow's state.
     pub phase: Phase,
     /// The director sees the client's packets only (`IP_VS_CONN_F_NOOUTPUT`: DR and TUN).
@@ -52,7 +52,7 @@ pub struct Entry {
 
 /// The real server of the entry (`struct ip_vs_dest`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct DestState {
     /// Its weight is 0: it finishes what it has and gets nothing new.
     pub drained: bool,
     /// It is part of its service (`IP_VS_DEST_CF_AVAILABLE`).
@@ -74,17 +74,17 @@ pub struct Situation {
     /// The packet that arrived.
     pub packet: FirstPacket,
     /// The entry that it matches.
-    pub entry: Entry,
+    pub conn: ConnState,
     /// The entry's real server; `None` where IPVS knows none, as on a director that got the entry
     /// by synchronization.
-    pub server: Option<Server>,
+    pub dest: Option<DestState>,
     /// The settings in force.
     pub settings: Settings,
 }
 
 /// Why IPVS gives the entry up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum ReplayReason {
     /// The old flow has ended.
     Closed,
     /// The real server has weight 0.
@@ -95,7 +95,7 @@ pub enum Reason {
 
 /// Why the packet is left to IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum LeaveReason {
     /// IPVS goes on with the old flow.
     InUse,
     /// Other entries depend on this one. IPVS keeps it and its conntrack: a forged SYN must not
@@ -111,13 +111,13 @@ pub enum Left {
 /// entry up, would drop the packet, and would later kill its conntrack. Reads nothing but its
 /// argument.
 #[inline]
-pub fn decide(s: &Situation) -> Result<Reason, Left> {
-    let reason = gives_entry_up(s)?;
+pub fn decide(s: &Situation) -> Result<ReplayReason, LeaveReason> {
+    let reason = reschedules(s)?;
 
-    if s.entry.controlling {
-        Err(Left::Controlling)
-    } else if !s.entry.tracked {
-        Err(Left::Untracked)
+    if s.conn.controlling {
+        Err(LeaveReason::Controlling)
+    } else if !s.conn.tracked {
+        Err(LeaveReason::Untracked)
     } else {
         Ok(reason)
     }
@@ -125,42 +125,42 @@ pub fn decide(s: &Situation) -> Result<Reason, Left> {
 
 /// Why IPVS gives the entry up, and drops a packet that comes with a confirmed conntrack.
 #[inline]
-pub fn gives_entry_up(s: &Situation) -> Result<Reason, Left> {
+pub fn reschedules(s: &Situation) -> Result<ReplayReason, LeaveReason> {
     // IPVS asks nothing about a server that it does not know: the flow may have ended all the same.
-    let drained = s.server.is_some_and(|server| server.drained);
-    let available = s.server.is_none_or(|server| server.available);
-    let mut left = Left::InUse;
+    let drained = s.dest.is_some_and(|dest| dest.drained);
+    let available = s.dest.is_none_or(|dest| dest.available);
+    let mut left = LeaveReason::InUse;
 
     // Only these are `is_new_conn()`.
     if matches!(s.packet, FirstPacket::TcpSyn | FirstPacket::SctpInit) {
         if s.settings.expire_nodest_conn && drained {
-            return Ok(Reason::Drained);
+            return Ok(ReplayReason::Drained);
         }
-        if may_be_reused(s) {
-            if !s.entry.controlling {
-                return Ok(Reason::Closed);
+        if conn_reuse_applies(s) {
+            if !s.conn.controlling {
+                return Ok(ReplayReason::Closed);
             }
-            left = Left::Controlling;
+            left = LeaveReason::Controlling;
         }
     }
 
     match (available, s.settings.expire_nodest_conn) {
         (true, _) => Err(left),
-        (false, true) => Ok(Reason::Gone),
-        (false, false) => Err(Left::Unavailable),
+        (false, true) => Ok(ReplayReason::Gone),
+        (false, false) => Err(LeaveReason::Unavailable),
     }
 }
 
 /// `conn_reuse_mode` and `is_new_conn_expected()`.
 #[inline]
-fn may_be_reused(s: &Situation) -> bool {
+fn conn_reuse_applies(s: &Situation) -> bool {
     let mode = s.settings.conn_reuse_mode;
 
     mode != 0
-        && !s.entry.controlled
-        && match s.entry.phase {
+        && !s.conn.controlled
+        && match s.conn.phase {
             Phase::Closed => true,
-            Phase::HalfClosed => mode & 2 != 0 && s.entry.one_way,
+            Phase::HalfClosed => mode & 2 != 0 && s.conn.one_way,
             Phase::Open => false,
         }
 }

@@ -14,10 +14,12 @@
 //! Whatever cannot be repeated faithfully is left to IPVS (`obstacle`), which drops it as ever.
 
 use crate::counters::{Counters, Event};
-use crate::ipvs::{Conn, Reopened};
+use crate::ipvs::{Conn, ReopenedFlow};
 use crate::net::{Id, Namespace, Packet, PerNamespace, ProcFile, StaticId, Transport};
-use crate::netfilter::{Passage, Verdict};
-use crate::policy::{self, Entry, FirstPacket, Phase, Reason, Server, Settings, Situation};
+use crate::netfilter::{Obstacles, Verdict};
+use crate::policy::{
+    self, ConnState, DestState, FirstPacket, Phase, ReplayReason, Settings, Situation,
+};
 use crate::trace;
 use kernel::prelude::*;
 
@@ -64,17 +66,21 @@ pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket
 }
 
 /// Replays the packet if IPVS would drop it, or gives it back to go on to IPVS.
-pub fn reopened(flow: Reopened<'_>) -> Result<Verdict<'_>, Reopened<'_>> {
+pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
     let packet = first_packet(flow.packet(), flow.transport());
     let (Some(packet), Some(replay)) = (packet, Replay::of(flow.packet().state())) else {
         return Err(flow);
     };
     // Any datagram may be the first after its server has left. Other datagrams are not counted.
-    let gone = || flow.conn().destination().is_some_and(|s| !s.is_available());
-    if packet == FirstPacket::UdpDatagram && !gone() {
+    let dest_gone = || {
+        flow.conn()
+            .destination()
+            .is_some_and(|dest| !dest.is_available())
+    };
+    if packet == FirstPacket::UdpDatagram && !dest_gone() {
         return Err(flow);
     }
-    let leave = |flow: &Reopened<'_>, left: Event| {
+    let leave = |flow: &ReopenedFlow<'_>, left: Event| {
         replay.counters.count(left);
         trace::leave(flow.conn(), left.name());
     };
@@ -103,10 +109,10 @@ pub fn reopened(flow: Reopened<'_>) -> Result<Verdict<'_>, Reopened<'_>> {
 }
 
 /// Why IPVS would drop the packet that reopens the flow, or why it is left to IPVS all the same.
-fn decide(flow: &Reopened<'_>, packet: FirstPacket) -> Result<Reason, Event> {
+fn decide(flow: &ReopenedFlow<'_>, packet: FirstPacket) -> Result<ReplayReason, Event> {
     let reason = policy::decide(&situation(flow.conn(), packet))?;
 
-    match obstacle(&flow.packet().passage()) {
+    match obstacle(&flow.packet().obstacles()) {
         Some(obstacle) => Err(obstacle),
         None => Ok(reason),
     }
@@ -118,7 +124,7 @@ fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
 
     Situation {
         packet,
-        entry: Entry {
+        conn: ConnState {
             phase: if conn.is_closed() {
                 Phase::Closed
             } else if conn.is_half_closed() {
@@ -131,9 +137,9 @@ fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
             controlling: conn.is_controlling(),
             tracked: conn.is_tracked(),
         },
-        server: conn.destination().map(|server| Server {
-            drained: server.weight() == 0,
-            available: server.is_available(),
+        dest: conn.destination().map(|dest| DestState {
+            drained: dest.weight() == 0,
+            available: dest.is_available(),
         }),
         settings: Settings {
             conn_reuse_mode: ipvs.conn_reuse_mode(),
@@ -143,28 +149,28 @@ fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
 }
 
 /// Why the packet cannot be made to arrive again as it arrived first.
-fn obstacle(passage: &Passage) -> Option<Event> {
+fn obstacle(obstacles: &Obstacles) -> Option<Event> {
     let obstacles = [
         // Its addresses were others before NAT.
-        (passage.is_translated, Event::LeftTranslated),
+        (obstacles.is_translated, Event::LeftTranslated),
         // Its template came from SYNPROXY, which makes no other.
-        (passage.is_from_synproxy, Event::LeftSynproxy),
+        (obstacles.is_synproxy_syn, Event::LeftSynproxy),
         // It would need the route that it brought along: without, it is martian.
-        (passage.is_from_loopback, Event::LeftLoopback),
+        (obstacles.is_from_loopback, Event::LeftLoopback),
         // This machine has written to them, and would do so again.
-        (passage.has_router_options, Event::LeftOptions),
+        (obstacles.has_ip_options, Event::LeftOptions),
         // How large they were, which limits what may be sent on, is forgotten.
-        (passage.exceeds_its_fragments, Event::LeftFragments),
+        (obstacles.exceeds_frag_max_size, Event::LeftFragments),
         // It would pass the rules of the VRF only, not again those of the device that chose the
         // zone.
-        (passage.is_in_zone_of_vrf, Event::LeftVrfZone),
+        (obstacles.has_zone_in_vrf, Event::LeftVrfZone),
         // A rule may have set it for the old connection, and it has chosen the route.
-        (passage.has_changed_mark, Event::LeftMarked),
+        (obstacles.differs_from_socket_mark, Event::LeftMarked),
         // One level, or the kernel's stack would be the limit.
-        (passage.is_nested, Event::LeftNested),
+        (obstacles.is_nested, Event::LeftNested),
     ];
 
     obstacles
         .into_iter()
-        .find_map(|(is_there, left)| is_there.then_some(left))
+        .find_map(|(is_present, left)| is_present.then_some(left))
 }

@@ -135,7 +135,7 @@ pub struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// How often [`Table::two`] tries for a second server in proportion to weight.
+    /// How often [`Table::draw_two`] tries for a second server in proportion to weight.
     pub const REDRAWS: u32 = 4;
 
     /// The server that 64 random bits stand for. `None` if there are no columns.
@@ -164,7 +164,7 @@ impl Table<'_> {
     /// most `1 / (1 - p)` times their share, and in at most `p^REDRAWS` of all cases whatever
     /// their share. To be second is to be asked, not to be chosen: the connection goes there
     /// only if that server has fewer per weight than the first.
-    pub fn two(&self, mut random: impl FnMut() -> u64) -> Option<(usize, Option<usize>)> {
+    pub fn draw_two(&self, mut random: impl FnMut() -> u64) -> Option<(usize, Option<usize>)> {
         let first = self.draw(random())?;
         let n = self.columns.len();
         if n < 2 {
@@ -184,7 +184,7 @@ impl Table<'_> {
     /// The server for a new connection: of two, the one with fewer active connections per
     /// weight. `None` if no server may have it.
     ///
-    /// `look` is asked for a server's load and returns `None` if that server may not have the
+    /// `load_of` is asked for a server's load and returns `None` if that server may not have the
     /// connection (not available, overloaded). A weight of 0 says the same. The other of the
     /// two then gets it. Only if neither may, the rest are asked, in order from a random one
     /// on, and the better of the first two that may have it does: whoever follows upon a row
@@ -195,11 +195,11 @@ impl Table<'_> {
     pub fn pick(
         &self,
         mut random: impl FnMut() -> u64,
-        look: impl Fn(usize) -> Option<Load>,
+        load_of: impl Fn(usize) -> Option<Load>,
     ) -> Option<usize> {
-        let ask = |number| Some((number, look(number).filter(|load| load.weight > 0)?));
+        let ask = |number| Some((number, load_of(number).filter(|load| load.weight > 0)?));
 
-        let (first, second) = self.two(&mut random)?;
+        let (first, second) = self.draw_two(&mut random)?;
         lighter([Some(first), second].into_iter().flatten().filter_map(ask)).or_else(|| {
             let n = self.columns.len();
             let (start, _) = scale(random(), n as u64);
@@ -210,9 +210,9 @@ impl Table<'_> {
 }
 
 /// Of the first two that come, the one with the lighter load; the first in a tie.
-fn lighter(mut servers: impl Iterator<Item = (usize, Load)>) -> Option<usize> {
-    let (first, load) = servers.next()?;
-    match servers.next() {
+fn lighter(mut dests: impl Iterator<Item = (usize, Load)>) -> Option<usize> {
+    let (first, load) = dests.next()?;
+    match dests.next() {
         Some((second, other)) if other.is_lighter_than(&load) => Some(second),
         _ => Some(first),
     }

@@ -5,7 +5,7 @@
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use super::conn::HeldConn;
-use super::Reopened;
+use super::ReopenedFlow;
 use crate::bindings;
 use crate::net::Transport;
 use crate::netfilter::{HookPacket, Verdict};
@@ -18,7 +18,7 @@ pub trait FlowOps: 'static {
     /// Takes the packet, or gives it back so that IPVS goes on as a stock kernel does. The packet
     /// carries a confirmed conntrack. Softirq or process context, in an RCU read-side critical
     /// section.
-    fn reopened(flow: Reopened<'_>) -> Result<Verdict<'_>, Reopened<'_>>;
+    fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>;
 }
 
 /// The C callbacks of a [`FlowOps`].
@@ -50,7 +50,7 @@ impl<T: FlowOps> Adapter<T> {
         // return `NF_ACCEPT`.
         let conn = unsafe { HeldConn::from_raw(cp) };
 
-        match T::reopened(Reopened::new(packet, transport, conn)) {
+        match T::reopened(ReopenedFlow::new(packet, transport, conn)) {
             Ok(verdict) => verdict.into_raw(),
             Err(flow) => {
                 // It is the same flow, for there is no other of its lifetime: IPVS has its

@@ -6,7 +6,7 @@
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use super::conn::HeldConn;
-use super::{Ipvs, Reopened};
+use super::{Ipvs, ReopenedFlow};
 use crate::bindings;
 use crate::net::{Family, Namespace, Transport};
 use crate::netfilter::HookPacket;
@@ -57,37 +57,37 @@ impl Ipvs {
 
     /// Whether this director is a backup that leaves packets alone (`backup_only`).
     #[inline]
-    fn is_idle_backup(&self) -> bool {
+    fn is_backup_only(&self) -> bool {
         read_setting!(self, sync_state) as u32 & bindings::IP_VS_STATE_BACKUP != 0
             && read_setting!(self, sysctl_backup_only) != 0
     }
 
     /// Whether IPVS would look up the packet, which it has not handled yet. A few loads.
     #[inline]
-    pub fn looks_at(&self, packet: &HookPacket<'_>) -> bool {
+    pub fn would_look_up(&self, packet: &HookPacket<'_>) -> bool {
         self.has_hooks(packet.state().family())
-            && !self.is_idle_backup()
+            && !self.is_backup_only()
             // SAFETY: Packet and state are valid by their invariants. The packet's socket may be a
             // request's or TIME_WAIT: `skb_to_full_sk()` tells them apart.
             && unsafe {
-                bindings::ip_vs_reuse_ip_vs_looks_at(packet.as_ptr(), packet.state().as_ptr())
+                bindings::ip_vs_reuse_in_hook_would_look_up(packet.as_ptr(), packet.state().as_ptr())
             }
     }
 
     /// Whether entries may refer to a real server that has left its service, or is just leaving:
     /// only then may a UDP datagram be scheduled anew. Two loads.
     #[inline]
-    pub fn may_have_lost_servers(&self) -> bool {
+    pub fn may_have_removed_destinations(&self) -> bool {
         // SAFETY: Valid by the type's invariants; mutex and list are looked at, not taken or
         // followed.
-        unsafe { bindings::ip_vs_reuse_servers_may_have_left(self.as_ptr()) }
+        unsafe { bindings::ip_vs_reuse_may_have_removed_dests(self.as_ptr()) }
     }
 }
 
 /// Where a packet's transport header is, in IPVS's terms (`struct ip_vs_iphdr`).
-pub struct Header(bindings::ip_vs_iphdr);
+pub struct IpHeader(bindings::ip_vs_iphdr);
 
-impl Header {
+impl IpHeader {
     /// Finds the transport header; `None` for a fragment that has none, and for a packet that
     /// cannot be read.
     #[inline]
@@ -116,13 +116,13 @@ impl Header {
     }
 }
 
-impl<'a> Reopened<'a> {
+impl<'a> ReopenedFlow<'a> {
     /// Finds the entry of an older flow with the packet's addresses, or gives the packet back if
     /// there is none. RCU read-side critical section; one lookup in a hash table.
     pub fn find(
         ipvs: &Ipvs,
         packet: HookPacket<'a>,
-        header: &Header,
+        header: &IpHeader,
     ) -> Result<Self, HookPacket<'a>> {
         let af = packet.state().family().number().into();
         // SAFETY: IPVS and packet are valid by their invariants, and `parse` has filled the header.

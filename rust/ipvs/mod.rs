@@ -18,8 +18,8 @@ pub use self::conn::Conn;
 pub use self::destination::{Destination, HeldDestination};
 #[cfg(IP_VS_FLOW_OPS)]
 pub use self::flow_ops::{FlowOps, FlowOpsRegistration};
-pub use self::lookup::Header;
-pub use self::reopened::{Reopened, Severed};
+pub use self::lookup::IpHeader;
+pub use self::reopened::{ReopenedFlow, ReplayableFlow};
 pub use self::scheduler::{Scheduler, SchedulerRegistration};
 pub use self::service::Service;
 pub use self::settings::Ipvs;

@@ -4,18 +4,18 @@
 
 use super::conn::{Conn, HeldConn};
 use crate::net::Transport;
-use crate::netfilter::{HookPacket, Unconnected, Verdict};
+use crate::netfilter::{HookPacket, ReplayablePacket, Verdict};
 
 /// A packet in a hook, and the connection entry of an older flow with its addresses.
 ///
 /// It can be given back, so that IPVS goes on with both, or its conntrack can be killed.
-pub struct Reopened<'a> {
+pub struct ReopenedFlow<'a> {
     packet: HookPacket<'a>,
     transport: Transport,
     pub(super) conn: HeldConn,
 }
 
-impl<'a> Reopened<'a> {
+impl<'a> ReopenedFlow<'a> {
     #[inline]
     pub(super) fn new(packet: HookPacket<'a>, transport: Transport, conn: HeldConn) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl<'a> Reopened<'a> {
 
     /// Kills the old flow's conntrack, and tells IPVS that it is gone. Gives everything back where
     /// [`HookPacket::kill_conntrack`] does.
-    pub fn kill_conntrack(self) -> Result<Severed<'a>, Self> {
+    pub fn kill_conntrack(self) -> Result<ReplayableFlow<'a>, Self> {
         let Self {
             packet,
             transport,
@@ -61,27 +61,27 @@ impl<'a> Reopened<'a> {
         match packet.kill_conntrack() {
             Ok(packet) => {
                 conn.forget_conntrack();
-                Ok(Severed { packet, conn })
+                Ok(ReplayableFlow { packet, conn })
             }
             Err(packet) => Err(Self::new(packet, transport, conn)),
         }
     }
 }
 
-/// A [`Reopened`] flow whose conntrack was killed.
-pub struct Severed<'a> {
-    packet: Unconnected<'a>,
+/// A [`ReopenedFlow`] flow whose conntrack was killed.
+pub struct ReplayableFlow<'a> {
+    packet: ReplayablePacket<'a>,
     conn: HeldConn,
 }
 
-impl<'a> Severed<'a> {
+impl<'a> ReplayableFlow<'a> {
     /// The entry.
     #[inline]
     pub fn conn(&self) -> &Conn {
         &self.conn
     }
 
-    /// Replays the packet as [`Unconnected::replay`] does.
+    /// Replays the packet as [`ReplayablePacket::replay`] does.
     ///
     /// The reference to the entry goes first: IPVS makes the entry expire when the packet comes
     /// again, and keeps an entry for a minute that somebody refers to at that moment.

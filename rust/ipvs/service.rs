@@ -66,19 +66,19 @@ impl Service {
             // before it links them: who reads the new way reads the new service after that.
             unsafe {
                 let next = Atomic::from_ptr(&raw mut (*at).next).load(Acquire);
-                let moved = || (&raw const (*server_at(at)).svc).read_volatile() != service;
+                let moved = || (&raw const (*dest_of_link(at)).svc).read_volatile() != service;
                 if next == head || (at != head && moved()) {
                     return None;
                 }
                 at = next;
-                Some(Destination::from_raw(NonNull::new(server_at(at))?))
+                Some(Destination::from_raw(NonNull::new(dest_of_link(at))?))
             }
         })
     }
 
     /// Tells the administrator that no real server was found, at a limited rate. RCU read side.
     #[cold]
-    pub fn report(&self, message: &'static CStr, _guard: &Guard) {
+    pub fn report_error(&self, message: &'static CStr, _guard: &Guard) {
         // SAFETY: Valid by the type's invariants, the string is terminated; the guard is a
         // read side, in which `ip_vs_scheduler_err()` reads the scheduler's name.
         unsafe { bindings::ip_vs_scheduler_err(self.as_ptr(), message.as_char_ptr()) };
@@ -86,7 +86,7 @@ impl Service {
 }
 
 /// The server that is linked to the list there. To be followed if it is not the head.
-fn server_at(link: *mut bindings::list_head) -> *mut bindings::ip_vs_dest {
+fn dest_of_link(link: *mut bindings::list_head) -> *mut bindings::ip_vs_dest {
     link.wrapping_byte_sub(core::mem::offset_of!(bindings::ip_vs_dest, n_list))
         .cast()
 }

@@ -49,12 +49,12 @@ pub struct Id<T: ?Sized> {
     number: Opaque<c_uint>,
     taken: AtomicFlag,
     /// The type is in place in every namespace.
-    in_place: AtomicFlag,
+    ready: AtomicFlag,
     _type: PhantomData<fn() -> *const T>,
 }
 
 // SAFETY: `number` is written by the core, before the first callback, in a registration that has
-// `taken` the id; it is read in callbacks, and by others when the type is `in_place`.
+// `taken` the id; it is read in callbacks, and by others when the type is `ready`.
 unsafe impl<T: ?Sized> Sync for Id<T> {}
 
 impl<T: ?Sized> Id<T> {
@@ -64,7 +64,7 @@ impl<T: ?Sized> Id<T> {
         Self {
             number: Opaque::zeroed(),
             taken: AtomicFlag::new(false),
-            in_place: AtomicFlag::new(false),
+            ready: AtomicFlag::new(false),
             _type: PhantomData,
         }
     }
@@ -119,11 +119,11 @@ pub trait PerNamespace: Send + Sync + Sized + 'static {
     /// The state in the namespace of a packet; `None` unless the type is registered. A few loads.
     #[inline]
     fn of(packet: &HookState) -> Option<&Self> {
-        if !Self::ID.get().in_place.load(Acquire) {
+        if !Self::ID.get().ready.load(Acquire) {
             return None;
         }
         // SAFETY: The type is in place in all namespaces, and `packet` is in an RCU read side. When
-        // the registration ends, `in_place` is cleared a grace period before the slots are:
+        // the registration ends, `ready` is cleared a grace period before the slots are:
         // `ops_undo_list()` waits for one between `pre_exit` and `exit`. When a namespace ends, its
         // slot is cleared after its last device has gone, and with it the last packet:
         // `default_device_exit_batch()` comes before the `exit` of any subsystem, and waits for a
@@ -175,7 +175,7 @@ impl<T: PerNamespace> Registration<T> {
                     ops.write(callbacks);
                     to_result(bindings::register_pernet_subsys(ops))
                 }
-                .inspect(|()| T::ID.get().in_place.store(true, Release))
+                .inspect(|()| T::ID.get().ready.store(true, Release))
                 .inspect_err(|_| T::ID.get().taken.store(false, Release))
             }),
             _state: PhantomData,
@@ -286,7 +286,7 @@ impl<T: PerNamespace> Registration<T> {
 #[pinned_drop]
 impl<T: PerNamespace> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
-        T::ID.get().in_place.store(false, Release);
+        T::ID.get().ready.store(false, Release);
         // SAFETY: It was registered by `new`, or this object would not be.
         unsafe { bindings::unregister_pernet_subsys(self.ops.get()) };
         T::ID.get().taken.store(false, Release);

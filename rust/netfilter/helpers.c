@@ -17,36 +17,36 @@
 /* How many replays on output this processor is in */
 static DEFINE_PER_CPU(unsigned int, ip_vs_reuse_depth);
 
-static void read_passage_out(const struct sk_buff *skb, const struct nf_hook_state *state,
-			     const struct nf_conn *ct, struct ip_vs_reuse_passage *to)
+static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_state *state,
+			     const struct nf_conn *ct, struct ip_vs_reuse_obstacles *to)
 {
 	const struct nf_conn_synproxy *synproxy = nfct_synproxy(ct);
 	const struct sock *sk = skb_to_full_sk(skb) ?: state->sk;
 
 	/* ctnetlink gives each conntrack that it makes an unused one */
-	to->from_synproxy = synproxy && synproxy->isn;
-	to->changed_mark = skb->mark != (sk ? READ_ONCE(sk->sk_mark) : 0);
+	to->synproxy_syn = synproxy && synproxy->isn;
+	to->not_socket_mark = skb->mark != (sk ? READ_ONCE(sk->sk_mark) : 0);
 	to->nested = this_cpu_read(ip_vs_reuse_depth);
 }
 
-static void read_passage_in(const struct sk_buff *skb, const struct nf_hook_state *state,
+static void read_obstacles_in(const struct sk_buff *skb, const struct nf_hook_state *state,
 			    const struct nf_conn *ct, enum ip_conntrack_dir dir,
-			    struct ip_vs_reuse_passage *to)
+			    struct ip_vs_reuse_obstacles *to)
 {
 	to->from_loopback = skb->dev->flags & IFF_LOOPBACK;
-	to->zone_of_vrf = netif_is_l3_master(skb->dev) &&
+	to->zone_in_vrf = netif_is_l3_master(skb->dev) &&
 			  nf_ct_zone_id(nf_ct_zone(ct), dir) != NF_CT_DEFAULT_ZONE_ID;
 	if (state->pf == NFPROTO_IPV4) {
-		to->router_options = ip_hdr(skb)->ihl > 5;
+		to->ip_options = ip_hdr(skb)->ihl > 5;
 		return;
 	}
-	to->router_options = ipv6_hdr(skb)->nexthdr == NEXTHDR_HOP;
-	to->exceeds_fragments = IP6CB(skb)->frag_max_size && skb->len > IP6CB(skb)->frag_max_size;
+	to->ip_options = ipv6_hdr(skb)->nexthdr == NEXTHDR_HOP;
+	to->exceeds_frag_max_size = IP6CB(skb)->frag_max_size && skb->len > IP6CB(skb)->frag_max_size;
 }
 
 /* Of a packet with a conntrack, at LOCAL_IN or LOCAL_OUT; @to is zeroed */
-void ip_vs_reuse_read_passage(struct sk_buff *skb, const struct nf_hook_state *state,
-			      struct ip_vs_reuse_passage *to)
+void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state *state,
+			      struct ip_vs_reuse_obstacles *to)
 {
 	struct nf_conntrack_tuple tuple;
 	enum ip_conntrack_info ctinfo;
@@ -57,9 +57,9 @@ void ip_vs_reuse_read_passage(struct sk_buff *skb, const struct nf_hook_state *s
 					    &tuple) ||
 			 !nf_ct_tuple_equal(&tuple, &ct->tuplehash[dir].tuple);
 	if (state->hook == NF_INET_LOCAL_OUT)
-		read_passage_out(skb, state, ct, to);
+		read_obstacles_out(skb, state, ct, to);
 	else
-		read_passage_in(skb, state, ct, dir, to);
+		read_obstacles_in(skb, state, ct, dir, to);
 }
 
 /* At LOCAL_IN: the packet arrives from the receive queue, without what rules have made of it */

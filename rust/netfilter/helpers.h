@@ -10,20 +10,20 @@
 struct nf_hook_state;
 struct sk_buff;
 
-/* See struct Passage in packet.rs */
-struct ip_vs_reuse_passage {
+/* See struct Obstacles in packet.rs */
+struct ip_vs_reuse_obstacles {
 	bool translated;
-	bool from_synproxy;
+	bool synproxy_syn;
 	bool from_loopback;
-	bool router_options;
-	bool exceeds_fragments;
-	bool zone_of_vrf;
-	bool changed_mark;
+	bool ip_options;
+	bool exceeds_frag_max_size;
+	bool zone_in_vrf;
+	bool not_socket_mark;
 	bool nested;
 };
 
-void ip_vs_reuse_read_passage(struct sk_buff *skb, const struct nf_hook_state *state,
-			      struct ip_vs_reuse_passage *to);
+void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state *state,
+			      struct ip_vs_reuse_obstacles *to);
 bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state,
 			unsigned int *verdict);
 

@@ -30,14 +30,14 @@ pub trait Hook: Sized + 'static {
     const OPS: &'static HookOps<Self>;
 
     /// The static number of the hook's own state in a namespace.
-    const ID: StaticId<Hooked<Self>>;
+    const ID: StaticId<NamespaceHooks<Self>>;
 
     /// Whether a namespace needs the hook. Asked once a second, also where it is registered by now:
     /// there it stays. May sleep.
     fn is_needed(namespace: &Namespace) -> bool;
 
     /// Decides about one packet. Softirq or process context, in an RCU read-side critical section.
-    fn packet(packet: HookPacket<'_>) -> Verdict<'_>;
+    fn handle(packet: HookPacket<'_>) -> Verdict<'_>;
 }
 
 /// What netfilter keeps of a [`Hook`], by address: `struct nf_hook_ops` for each place.
@@ -61,16 +61,16 @@ impl<H: Hook> HookOps<H> {
 
         Self(
             [
-                Self::at(Family::Ipv4, IN, H::LOCAL_IN_PRIORITY),
-                Self::at(Family::Ipv4, OUT, H::LOCAL_OUT_PRIORITY),
-                Self::at(Family::Ipv6, IN, H::LOCAL_IN_PRIORITY),
-                Self::at(Family::Ipv6, OUT, H::LOCAL_OUT_PRIORITY),
+                Self::ops_for(Family::Ipv4, IN, H::LOCAL_IN_PRIORITY),
+                Self::ops_for(Family::Ipv4, OUT, H::LOCAL_OUT_PRIORITY),
+                Self::ops_for(Family::Ipv6, IN, H::LOCAL_IN_PRIORITY),
+                Self::ops_for(Family::Ipv6, OUT, H::LOCAL_OUT_PRIORITY),
             ],
             PhantomData,
         )
     }
 
-    const fn at(family: Family, hooknum: c_uint, priority: i32) -> bindings::nf_hook_ops {
+    const fn ops_for(family: Family, hooknum: c_uint, priority: i32) -> bindings::nf_hook_ops {
         bindings::nf_hook_ops {
             hook: Some(Self::hook_callback),
             pf: family.number(),
@@ -101,14 +101,14 @@ impl<H: Hook> HookOps<H> {
         // packet's data starts at its network header: `ip_local_deliver()`, `__ip_local_out()` and
         // so on have it there.
         let packet = unsafe { HookPacket::from_raw(skb, state) };
-        H::packet(packet).into_raw()
+        H::handle(packet).into_raw()
     }
 }
 
 /// Whether the hooks of `H` are registered in a namespace.
-pub struct Hooked<H: Hook>(AtomicFlag, PhantomData<fn() -> H>);
+pub struct NamespaceHooks<H: Hook>(AtomicFlag, PhantomData<fn() -> H>);
 
-impl<H: Hook> Hooked<H> {
+impl<H: Hook> NamespaceHooks<H> {
     /// May sleep. `ENOMEM`, or netfilter's error; after an error none of them is registered.
     fn register(&self, namespace: &Namespace) -> Result {
         if self.0.xchg(true, Full) {
@@ -129,7 +129,7 @@ impl<H: Hook> Hooked<H> {
     }
 }
 
-impl<H: Hook> PerNamespace for Hooked<H> {
+impl<H: Hook> PerNamespace for NamespaceHooks<H> {
     const ID: StaticId<Self> = H::ID;
 
     fn new(_: &Namespace) -> Result<Self> {
@@ -153,12 +153,12 @@ impl<H: Hook> PerNamespace for Hooked<H> {
 /// Keeps the hooks of `H` registered in the namespaces that need them, from the second on in which
 /// they do, until dropped. Then no packet is in the hook any more.
 #[pin_data]
-pub struct Hooks<H: Hook> {
+pub struct HookRegistration<H: Hook> {
     #[pin]
     registrar: Periodic<Registrar<H>>,
 }
 
-impl<H: Hook> Hooks<H> {
+impl<H: Hook> HookRegistration<H> {
     /// Registers the hooks where they are needed by now. May sleep. `ENOMEM`, or netfilter's error;
     /// after an error no packet is in the hook.
     pub fn new() -> impl PinInit<Self, Error> {
@@ -174,7 +174,7 @@ impl<H: Hook> Hooks<H> {
 #[pin_data]
 struct Registrar<H: Hook> {
     #[pin]
-    namespaces: Registration<Hooked<H>>,
+    namespaces: Registration<NamespaceHooks<H>>,
 }
 
 impl<H: Hook> Task for Registrar<H> {

@@ -6,6 +6,6 @@ mod hooks;
 mod packet;
 mod state;
 
-pub use self::hooks::{Hook, HookOps, Hooked, Hooks};
-pub use self::packet::{HookPacket, Passage, Unconnected, Verdict};
+pub use self::hooks::{Hook, HookOps, HookRegistration, NamespaceHooks};
+pub use self::packet::{HookPacket, Obstacles, ReplayablePacket, Verdict};
 pub use self::state::HookState;

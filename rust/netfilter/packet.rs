@@ -30,7 +30,7 @@ type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
 /// # Examples
 ///
 /// ```ignore
-/// fn packet(packet: HookPacket<'_>) -> Verdict<'_> {
+/// fn handle(packet: HookPacket<'_>) -> Verdict<'_> {
 ///     packet.accept()
 /// }
 /// ```
@@ -60,21 +60,21 @@ impl Verdict<'_> {
 /// What could keep a packet from arriving, or being sent, a second time just as it was the first
 /// time. At `LOCAL_OUT` only the first two and the last two can be true, at `LOCAL_IN` only the first
 /// and the four in the middle.
-pub struct Passage {
+pub struct Obstacles {
     /// NAT has changed the packet: its addresses are not those of its conntrack any more.
     pub is_translated: bool,
     /// It is the SYN that SYNPROXY sends to the server.
-    pub is_from_synproxy: bool,
+    pub is_synproxy_syn: bool,
     /// It came over the loopback device.
     pub is_from_loopback: bool,
     /// It has IPv4 options or IPv6 hop-by-hop options, which each router may write to.
-    pub has_router_options: bool,
+    pub has_ip_options: bool,
     /// An IPv6 packet that is larger than any of the fragments that it was made from.
-    pub exceeds_its_fragments: bool,
+    pub exceeds_frag_max_size: bool,
     /// It came through a VRF, and its conntrack is not in the default zone.
-    pub is_in_zone_of_vrf: bool,
+    pub has_zone_in_vrf: bool,
     /// It does not have the mark of its socket any more.
-    pub has_changed_mark: bool,
+    pub differs_from_socket_mark: bool,
     /// It is being replayed right now, on output.
     pub is_nested: bool,
 }
@@ -145,38 +145,38 @@ impl<'a> HookPacket<'a> {
 
     /// What could keep the packet from arriving a second time as it was. All false, and
     /// meaningless, if it carries no conntrack.
-    pub fn passage(&self) -> Passage {
-        let mut passage = MaybeUninit::<bindings::ip_vs_reuse_passage>::zeroed();
+    pub fn obstacles(&self) -> Obstacles {
+        let mut obstacles = MaybeUninit::<bindings::ip_vs_reuse_obstacles>::zeroed();
 
         if self.has_conntrack() {
-            // SAFETY: Packet and state are valid by their invariants, `passage` is a local. The
+            // SAFETY: Packet and state are valid by their invariants, `obstacles` is a local. The
             // packet's data starts at its network header and it carries a conntrack.
             unsafe {
-                bindings::ip_vs_reuse_read_passage(
+                bindings::ip_vs_reuse_read_obstacles(
                     self.as_ptr(),
                     self.state.as_ptr(),
-                    passage.as_mut_ptr(),
+                    obstacles.as_mut_ptr(),
                 )
             };
         }
         // SAFETY: Zeroes are valid for booleans.
-        let passage = unsafe { passage.assume_init() };
-        Passage {
-            is_translated: passage.translated,
-            is_from_synproxy: passage.from_synproxy,
-            is_from_loopback: passage.from_loopback,
-            has_router_options: passage.router_options,
-            exceeds_its_fragments: passage.exceeds_fragments,
-            is_in_zone_of_vrf: passage.zone_of_vrf,
-            has_changed_mark: passage.changed_mark,
-            is_nested: passage.nested,
+        let obstacles = unsafe { obstacles.assume_init() };
+        Obstacles {
+            is_translated: obstacles.translated,
+            is_synproxy_syn: obstacles.synproxy_syn,
+            is_from_loopback: obstacles.from_loopback,
+            has_ip_options: obstacles.ip_options,
+            exceeds_frag_max_size: obstacles.exceeds_frag_max_size,
+            has_zone_in_vrf: obstacles.zone_in_vrf,
+            differs_from_socket_mark: obstacles.not_socket_mark,
+            is_nested: obstacles.nested,
         }
     }
 
     /// Kills the packet's conntrack: takes it out of the table and tells listeners. Gives the
     /// packet back if it carries no confirmed conntrack, if somebody else kills that, or if a
     /// listener could not be told.
-    pub fn kill_conntrack(self) -> Result<Unconnected<'a>, Self> {
+    pub fn kill_conntrack(self) -> Result<ReplayablePacket<'a>, Self> {
         let Some(ct) = self.conntrack().filter(|_| self.has_confirmed_conntrack()) else {
             return Err(self);
         };
@@ -185,7 +185,7 @@ impl<'a> HookPacket<'a> {
         // disables softirqs where it takes the table's locks. No netlink port asked for it.
         if unsafe { bindings::nf_ct_delete(ct.as_ptr(), 0, 0) } {
             // INVARIANT: It returned true to us.
-            Ok(Unconnected(self))
+            Ok(ReplayablePacket(self))
         } else {
             Err(self)
         }
@@ -211,16 +211,16 @@ impl Deref for HookPacket<'_> {
 /// # Invariants
 ///
 /// `nf_ct_delete()` has returned true for the packet's conntrack, to this hook.
-pub struct Unconnected<'a>(HookPacket<'a>);
+pub struct ReplayablePacket<'a>(HookPacket<'a>);
 
-impl<'a> Unconnected<'a> {
+impl<'a> ReplayablePacket<'a> {
     /// Lets the packet arrive, or be sent, once more, without its old conntrack. The second result
     /// is false if the receive queue was full and the packet is lost.
     ///
     /// At `LOCAL_IN` it goes into the receive queue of this processor (`netif_rx()`), from where it
     /// passes tc, PRE_ROUTING, routing and LOCAL_IN again. As from a driver, it has no mark. At
     /// `LOCAL_OUT` it passes LOCAL_OUT again before this returns, and so may come back to the
-    /// hook; there it is [nested](Passage::is_nested), and would be dropped if it were replayed.
+    /// hook; there it is [nested](Obstacles::is_nested), and would be dropped if it were replayed.
     pub fn replay(self) -> (Verdict<'a>, bool) {
         let mut verdict = bindings::NF_DROP;
         let Self(packet) = self;

@@ -31,7 +31,7 @@ pub fn leave(conn: &Conn, reason: &'static CStr) {
 /// `ip_vs_reuse_pick`: `p2c` has chosen this server of the service. RCU read side; next to nothing
 /// while off.
 #[inline]
-pub fn pick(service: &Service, server: &Destination) {
+pub fn pick(service: &Service, dest: &Destination) {
     // SAFETY: Both are valid by their invariants; the tracepoint copies what it shows.
-    unsafe { bindings::ip_vs_reuse_trace_pick(service.as_ptr(), server.as_ptr()) };
+    unsafe { bindings::ip_vs_reuse_trace_pick(service.as_ptr(), dest.as_ptr()) };
 }

@@ -51,7 +51,7 @@ impl Scheduler for RoundRobin {
         _: &net::Packet,
         guard: &'a Guard,
     ) -> Option<&'a Destination> {
-        let may = |server: &&Destination| server.weight() > 0 && !server.is_overloaded();
+        let may = |dest: &&Destination| dest.weight() > 0 && !dest.is_overloaded();
         let count = service.destinations(guard).filter(may).count();
         let turn = turn.fetch_add(1, Relaxed).checked_rem(count)?;
 

@@ -4,7 +4,9 @@
 //! predict. `selftests/matrix.sh` asserts that the stock kernel does what the table says. So the
 //! table ties the policy to the kernel.
 
-use host::policy::{gives_entry_up, Entry, FirstPacket, Left, Phase, Server, Settings, Situation};
+use host::policy::{
+    reschedules, ConnState, DestState, FirstPacket, LeaveReason, Phase, Settings, Situation,
+};
 
 const EXPECTED: &str = include_str!("../../matrix.expected");
 
@@ -87,16 +89,16 @@ fn predict(ending: &Ending, fate: Fate, settings: Settings, conntrack: bool) -> 
         return anew;
     }
     let gives_up = |phase| {
-        gives_entry_up(&Situation {
+        reschedules(&Situation {
             packet: FirstPacket::TcpSyn,
-            entry: Entry {
+            conn: ConnState {
                 phase,
                 one_way: false,
                 controlled: false,
                 controlling: false,
                 tracked: conntrack,
             },
-            server: Some(Server {
+            dest: Some(DestState {
                 drained: matches!(fate, Fate::Drained | Fate::AllDrained),
                 available: fate != Fate::Deleted,
             }),
@@ -106,7 +108,7 @@ fn predict(ending: &Ending, fate: Fate, settings: Settings, conntrack: bool) -> 
     match (gives_up(ending.phase), &ending.answer) {
         (Ok(_), _) if conntrack && ending.stale => anew.to_ascii_uppercase(),
         (Ok(_), _) => anew,
-        (Err(Left::Unavailable), _) => 't',
+        (Err(LeaveReason::Unavailable), _) => 't',
         (Err(_), Answer::Accepts) => 's',
         (Err(_), Answer::Refuses) => 'r',
         (Err(_), Answer::None) => 't',

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `policy::gives_entry_up` agrees with stock IPVS about every packet that may open a flow, and
+//! `policy::reschedules` agrees with stock IPVS about every packet that may open a flow, and
 //! `policy::decide` excludes from that what must not be replayed.
 //!
 //! The oracle runs `ip_vs_in_hook()` (net/netfilter/ipvs/ip_vs_core.c, Linux 7.3) from the lookup
@@ -9,7 +9,8 @@
 //! [`situation`] translates the former into the latter, as the module's hook must.
 
 use host::policy::{
-    decide, gives_entry_up, Entry, FirstPacket, Left, Phase, Reason, Server, Settings, Situation,
+    decide, reschedules, ConnState, DestState, FirstPacket, LeaveReason, Phase, ReplayReason,
+    Settings, Situation,
 };
 use std::collections::BTreeSet;
 
@@ -229,14 +230,14 @@ fn situation(Raw { ipvs, skb, cp }: &Raw) -> Option<Situation> {
     };
     Some(Situation {
         packet,
-        entry: Entry {
+        conn: ConnState {
             phase,
             one_way: cp.flags & IP_VS_CONN_F_NOOUTPUT != 0,
             controlled: cp.control,
             controlling: cp.n_control != 0,
             tracked: cp.flags & IP_VS_CONN_F_NFCT != 0,
         },
-        server: cp.dest.map(|dest| Server {
+        dest: cp.dest.map(|dest| DestState {
             drained: dest.weight == 0,
             available: dest.cflags & IP_VS_DEST_CF_AVAILABLE != 0,
         }),
@@ -431,25 +432,25 @@ const ODD_SYNS: u32 = 7 * Count::DROPS.tcp();
 const OTHER_PACKETS: u32 = 8 * Count::DROPS.by_status(11) + 19 * Count::DROPS.by_status(14);
 
 /// What the policy must say about a packet with a confirmed conntrack, given what stock does.
-fn expected(raw: &Raw) -> Result<Reason, Left> {
+fn expected(raw: &Raw) -> Result<ReplayReason, LeaveReason> {
     match ip_vs_in_hook(raw) {
-        Fate::DroppedForConntrack(Branch::Weight) => Ok(Reason::Drained),
-        Fate::DroppedForConntrack(Branch::Reuse) => Ok(Reason::Closed),
-        Fate::DroppedForConntrack(Branch::Status) => Ok(Reason::Gone),
-        Fate::DroppedUnavailable => Err(Left::Unavailable),
-        Fate::KeptForControl => Err(Left::Controlling),
-        Fate::Kept => Err(Left::InUse),
+        Fate::DroppedForConntrack(Branch::Weight) => Ok(ReplayReason::Drained),
+        Fate::DroppedForConntrack(Branch::Reuse) => Ok(ReplayReason::Closed),
+        Fate::DroppedForConntrack(Branch::Status) => Ok(ReplayReason::Gone),
+        Fate::DroppedUnavailable => Err(LeaveReason::Unavailable),
+        Fate::KeptForControl => Err(LeaveReason::Controlling),
+        Fate::Kept => Err(LeaveReason::InUse),
         Fate::Scheduled(_) => unreachable!("its conntrack is confirmed"),
     }
 }
 
 /// What is not replayed although stock drops it: `ip_vs_conn_expire()` does not kill the conntrack
 /// of these entries, or not yet.
-fn excluded(cp: &Conn) -> Option<Left> {
+fn excluded(cp: &Conn) -> Option<LeaveReason> {
     if cp.n_control != 0 {
-        Some(Left::Controlling)
+        Some(LeaveReason::Controlling)
     } else if cp.flags & IP_VS_CONN_F_NFCT == 0 {
-        Some(Left::Untracked)
+        Some(LeaveReason::Untracked)
     } else {
         None
     }
@@ -457,10 +458,10 @@ fn excluded(cp: &Conn) -> Option<Left> {
 
 /// Every value that the policy can be given, with the modes above.
 fn all_situations() -> Vec<Situation> {
-    let mut servers = vec![None];
+    let mut dests = vec![None];
     for drained in BOOLS {
         for available in BOOLS {
-            servers.push(Some(Server { drained, available }));
+            dests.push(Some(DestState { drained, available }));
         }
     }
     let mut all = Vec::new();
@@ -471,19 +472,19 @@ fn all_situations() -> Vec<Situation> {
     ] {
         for phase in [Phase::Closed, Phase::HalfClosed, Phase::Open] {
             for flags in 0..16 {
-                for &server in &servers {
+                for &dest in &dests {
                     for conn_reuse_mode in MODES {
                         for expire_nodest_conn in BOOLS {
                             all.push(Situation {
                                 packet,
-                                entry: Entry {
+                                conn: ConnState {
                                     phase,
                                     one_way: flags & 1 != 0,
                                     controlled: flags & 2 != 0,
                                     controlling: flags & 4 != 0,
                                     tracked: flags & 8 != 0,
                                 },
-                                server,
+                                dest,
                                 settings: Settings {
                                     conn_reuse_mode,
                                     expire_nodest_conn,
@@ -511,7 +512,7 @@ fn gives_the_entry_up_exactly_where_stock_drops_a_packet_for_its_conntrack() {
         let Some(situation) = situation(&raw) else {
             return;
         };
-        let verdict = gives_entry_up(&situation);
+        let verdict = reschedules(&situation);
         assert_eq!(verdict, expected(&raw), "{raw:?} as {situation:?}");
 
         cases += 1;
@@ -525,7 +526,7 @@ fn gives_the_entry_up_exactly_where_stock_drops_a_packet_for_its_conntrack() {
     let all = all_situations();
     assert_eq!(all.len(), 11_520);
     for situation in &all {
-        let possible = match (situation.packet, situation.entry.phase) {
+        let possible = match (situation.packet, situation.conn.phase) {
             (FirstPacket::TcpSyn, _) | (_, Phase::Open) => true,
             (FirstPacket::SctpInit, phase) => phase == Phase::Closed,
             (FirstPacket::UdpDatagram, _) => false,
@@ -549,11 +550,11 @@ fn replays_what_stock_drops_but_for_controlling_and_untracked_entries() {
         assert_eq!(decide(&situation), expected, "{raw:?} as {situation:?}");
 
         // Only these are dropped by stock and not replayed.
-        if gives_entry_up(&situation).is_ok() {
+        if reschedules(&situation).is_ok() {
             match expected {
                 Ok(_) => replays += 1,
-                Err(Left::Controlling) => controlling += 1,
-                Err(Left::Untracked) => untracked += 1,
+                Err(LeaveReason::Controlling) => controlling += 1,
+                Err(LeaveReason::Untracked) => untracked += 1,
                 Err(left) => unreachable!("{left:?}"),
             }
         }
@@ -576,9 +577,9 @@ fn a_replayed_packet_is_scheduled_by_the_same_branch() {
         raw.skb.old_conntrack = false;
         raw.cp.flags &= !IP_VS_CONN_F_NFCT;
         let branch = match reason {
-            Reason::Drained => Branch::Weight,
-            Reason::Closed => Branch::Reuse,
-            Reason::Gone => Branch::Status,
+            ReplayReason::Drained => Branch::Weight,
+            ReplayReason::Closed => Branch::Reuse,
+            ReplayReason::Gone => Branch::Status,
         };
         assert_eq!(ip_vs_in_hook(&raw), Fate::Scheduled(branch), "{raw:?}");
         replays += 1;

@@ -290,7 +290,7 @@ proptest! {
 
         for _ in 0..20 {
             let mut taken = 0;
-            let two = service.table().two(|| {
+            let two = service.table().draw_two(|| {
                 taken += 1;
                 numbers()
             });
@@ -330,7 +330,7 @@ proptest! {
             }
 
             // And it is the right one of the two, with the same numbers.
-            let (first, second) = table.two(&mut same).expect("there are columns");
+            let (first, second) = table.draw_two(&mut same).expect("there are columns");
             let fit: Vec<_> = [Some(first), second]
                 .into_iter()
                 .flatten()
@@ -414,7 +414,7 @@ fn no_columns_no_server() {
     };
     assert_eq!(build(&mut []), None);
     assert_eq!(table.draw(u64::MAX), None);
-    assert_eq!(table.two(|| 0), None);
+    assert_eq!(table.draw_two(|| 0), None);
     assert_eq!(table.pick(|| 0, |_| unreachable!()), None);
 }
 
@@ -426,7 +426,9 @@ fn with_equal_weights_all_pairs_are_equally_likely() {
         let mut random = random(n as u64);
         let mut seen = HashMap::new();
         for _ in 0..TRIALS {
-            *seen.entry(service.table().two(&mut random)).or_default() += 1;
+            *seen
+                .entry(service.table().draw_two(&mut random))
+                .or_default() += 1;
         }
         assert_eq!(seen.len(), n * (n - 1));
         for count in seen.into_values() {
@@ -450,7 +452,7 @@ fn one_number_is_enough_for_a_pick() {
             let mut seen = HashMap::new();
             for trial in 0..TRIALS {
                 let numbers = sampler::random(seed(trial));
-                *seen.entry(service.table().two(numbers)).or_default() += 1;
+                *seen.entry(service.table().draw_two(numbers)).or_default() += 1;
             }
             assert_eq!(seen.len(), n * (n - 1));
             for count in seen.into_values() {
@@ -476,7 +478,7 @@ fn with_unequal_weights_the_second_comes_as_often_as_documented() {
         let mut random = random(1);
         let (mut first, mut second) = (vec![0; n], vec![0; n]);
         for _ in 0..TRIALS {
-            let (a, b) = service.table().two(&mut random).unwrap();
+            let (a, b) = service.table().draw_two(&mut random).unwrap();
             first[a] += 1;
             second[b.unwrap()] += 1;
         }

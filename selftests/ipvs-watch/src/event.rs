@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use serde::{Serialize, Serializer};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::policy::{gives_entry_up, Entry, FirstPacket, Left, Phase, Server, Settings, Situation};
+use crate::policy::{
+    reschedules, ConnState, DestState, FirstPacket, LeaveReason, Phase, Settings, Situation,
+};
 
 /// `struct record` of bpf/record.h. Ports are in network byte order.
 #[derive(Clone, Debug, FromBytes, Immutable, KnownLayout)]
@@ -185,12 +187,12 @@ impl Serialize for Reason {
     }
 }
 
-impl From<crate::policy::Reason> for Reason {
-    fn from(reason: crate::policy::Reason) -> Self {
+impl From<crate::policy::ReplayReason> for Reason {
+    fn from(reason: crate::policy::ReplayReason) -> Self {
         match reason {
-            crate::policy::Reason::Closed => Self::Closed,
-            crate::policy::Reason::Drained => Self::Drained,
-            crate::policy::Reason::Gone => Self::Gone,
+            crate::policy::ReplayReason::Closed => Self::Closed,
+            crate::policy::ReplayReason::Drained => Self::Drained,
+            crate::policy::ReplayReason::Gone => Self::Gone,
         }
     }
 }
@@ -252,14 +254,14 @@ impl Record {
         let Some(situation) = self.situation() else {
             return Reason::Other;
         };
-        match gives_entry_up(&situation) {
+        match reschedules(&situation) {
             // As ip_vs_conn_uses_old_conntrack() tests it.
             Ok(reason) if self.has(CONNTRACK) && self.ct_status & IPS_CONFIRMED != 0 => {
                 reason.into()
             }
             // The entry was given up, and no server could be chosen.
             Ok(_) => Reason::NotScheduled,
-            Err(Left::Unavailable) => Reason::Unavailable,
+            Err(LeaveReason::Unavailable) => Reason::Unavailable,
             Err(_) => Reason::Other,
         }
     }
@@ -282,7 +284,7 @@ impl Record {
                 IPPROTO_UDP => FirstPacket::UdpDatagram,
                 _ => return None,
             },
-            entry: Entry {
+            conn: ConnState {
                 phase: match (self.protocol, self.ipvs_state().as_ref()) {
                     (IPPROTO_TCP, "TIME_WAIT" | "CLOSE") | (IPPROTO_SCTP, "CLOSED") => {
                         Phase::Closed
@@ -295,7 +297,7 @@ impl Record {
                 controlling: self.has(CONTROLLING),
                 tracked: self.flags & IP_VS_CONN_F_NFCT != 0,
             },
-            server: self.has(SERVER).then(|| Server {
+            dest: self.has(SERVER).then(|| DestState {
                 drained: self.weight == 0,
                 available: self.has(AVAILABLE),
             }),
