@@ -15,13 +15,14 @@
 //! to a server that is drained, deleted or overloaded.
 
 use crate::base::{random, rcu_barrier, Published, RcuBox};
-use crate::ipvs::{Destination, HeldDestination, Scheduler, Service};
+use crate::ipvs::{Destination, Scheduler, Service};
 use crate::net::Packet;
 use crate::sampler::{self, Column, Load, Table};
 use crate::trace;
 use kernel::{
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{Atomic, AtomicFlag, Relaxed},
         rcu::{self, Guard},
         Arc,
@@ -38,9 +39,9 @@ struct DestinationTable {
     columns: KVVec<Column>,
     /// Shared with earlier and later tables: two atomics a server for each table, to take and
     /// give back references, is what would cost most where servers are added one by one.
-    shared: Arc<KVVec<HeldDestination>>,
+    shared: Arc<KVVec<ARef<Destination>>>,
     /// Added since `shared` was made.
-    added: KVVec<HeldDestination>,
+    added: KVVec<ARef<Destination>>,
     /// This table's part of [`RETIRED_BYTES`]: nothing until it has been replaced.
     retired_bytes: Atomic<usize>,
 }
@@ -86,7 +87,7 @@ impl DestinationTable {
             .filter(|dest| dest.weight() > 0)
         {
             dests
-                .push_within_capacity(dest.hold())
+                .push_within_capacity(dest.into())
                 .map_err(|_| EAGAIN)?;
         }
         drop(guard);
@@ -96,8 +97,8 @@ impl DestinationTable {
 
     /// Makes the table of these servers; `None` if none has weight. May sleep.
     fn new(
-        shared: Arc<KVVec<HeldDestination>>,
-        added: KVVec<HeldDestination>,
+        shared: Arc<KVVec<ARef<Destination>>>,
+        added: KVVec<ARef<Destination>>,
     ) -> Result<Option<RcuBox<Self>>> {
         let count = shared.len().saturating_add(added.len());
         let mut columns = KVVec::with_capacity(count, GFP_KERNEL)?;
@@ -124,7 +125,7 @@ impl DestinationTable {
     fn size(&self) -> usize {
         size_of::<Self>()
             .saturating_add(size_of_val(&*self.columns))
-            .saturating_add(ADDED_MAX * size_of::<HeldDestination>())
+            .saturating_add(ADDED_MAX * size_of::<ARef<Destination>>())
     }
 
     #[inline]
@@ -178,7 +179,7 @@ impl State {
             return Ok(None);
         };
         for dest in Iterator::chain(old.added.iter().map(|dest| &**dest), [new]) {
-            if added.push_within_capacity(dest.hold()).is_err() {
+            if added.push_within_capacity(dest.into()).is_err() {
                 return Ok(None);
             }
         }

@@ -1,35 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What IPVS remembers of a flow.
+//! Connection entries.
+//!
+//! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use super::{Destination, Ipvs};
 use crate::bindings;
-use core::ops::Deref;
 use core::ptr::NonNull;
-use kernel::types::Opaque;
+use kernel::{
+    sync::{
+        aref::AlwaysRefCounted,
+        atomic::{atomic_load, Relaxed},
+    },
+    types::Opaque,
+};
 
-/// A connection entry (`struct ip_vs_conn`).
+/// A connection entry (`struct ip_vs_conn`): what IPVS remembers of a flow.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn has_lost_its_destination(conn: &Conn) -> bool {
+///     conn.destination().is_some_and(|dest| !dest.is_available())
+/// }
+/// ```
 ///
 /// # Invariants
 ///
-/// It is valid: somebody holds a reference. IPVS lets go of an entry's real server and of its
-/// controlling entry only when it has the last reference: `ip_vs_conn_expire()` after
-/// `ip_vs_conn_unlink()` has found that (`refcount_dec_if_one()`).
+/// The entry is valid, and its reference count is not 0. While it is held, IPVS keeps the entry's
+/// destination and its controlling entry: `ip_vs_conn_expire()` puts both only after
+/// `ip_vs_conn_unlink()` has dropped the last reference (`refcount_dec_if_one()`).
 #[repr(transparent)]
 pub struct Conn(Opaque<bindings::ip_vs_conn>);
 
 impl Conn {
-    /// Wraps an entry.
-    ///
-    /// # Safety
-    ///
-    /// For `'a`, `cp` satisfies the invariants of [`Conn`].
-    #[inline]
-    pub(super) unsafe fn from_raw<'a>(cp: NonNull<bindings::ip_vs_conn>) -> &'a Self {
-        // SAFETY: By the contract; `Conn` is a transparent wrapper.
-        unsafe { cp.cast().as_ref() }
-    }
-
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::ip_vs_conn {
         self.0.get()
@@ -38,19 +42,25 @@ impl Conn {
     /// IPVS in the entry's namespace.
     #[inline]
     pub fn ipvs(&self) -> &Ipvs {
-        // SAFETY: Valid by the type's invariants; set by `ip_vs_conn_new()`. IPVS frees its entries
-        // before the namespace's IPVS goes (`ip_vs_conn_net_cleanup()`).
-        unsafe { Ipvs::from_raw((*self.as_ptr()).ipvs) }
+        // SAFETY: The entry is valid by the type's invariants. `ip_vs_conn_new()` sets the field,
+        // and nothing changes it.
+        let ipvs = unsafe { (*self.as_ptr()).ipvs };
+        // SAFETY: IPVS frees the entries of a namespace before its own state there
+        // (`ip_vs_conn_net_cleanup()`).
+        unsafe { Ipvs::from_raw(ipvs) }
     }
 
-    /// The protocol, and the state of it that the flow is in.
+    /// The transport protocol, and the entry's state in that protocol.
     #[inline]
     fn state(&self) -> (u32, u32) {
-        // SAFETY: Valid by the type's invariants. `protocol` is set by `ip_vs_conn_new()`.
+        // SAFETY: The entry is valid by the type's invariants. `ip_vs_conn_new()` sets the field,
+        // and nothing changes it.
         let protocol = unsafe { (*self.as_ptr()).protocol };
-        // SAFETY: Valid by the type's invariants; changes under us (`set_tcp_state()`): read once,
-        // as in C, where it is volatile.
-        let state = unsafe { (&raw const (*self.as_ptr()).state).read_volatile() };
+        // SAFETY: The entry is valid by the type's invariants; only the address is taken.
+        let state = unsafe { &raw mut (*self.as_ptr()).state };
+        // CAST: The kernel crate has atomic loads of `i16`, not of `u16`.
+        // SAFETY: The field is valid. C writes it whole: it is volatile (`set_tcp_state()`).
+        let state = unsafe { atomic_load(state.cast::<i16>(), Relaxed) } as u16;
         (protocol.into(), state.into())
     }
 
@@ -77,13 +87,14 @@ impl Conn {
 
     #[inline]
     fn has_flag(&self, flag: u32) -> bool {
-        // SAFETY: Valid by the type's invariants; changes under us: read once, as in C, where it is
-        // volatile.
-        let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
+        // SAFETY: The entry is valid by the type's invariants; only the address is taken.
+        let flags = unsafe { &raw mut (*self.as_ptr()).flags };
+        // SAFETY: The field is valid. C writes it whole: it is volatile.
+        let flags = unsafe { atomic_load(flags, Relaxed) };
         flags & flag != 0
     }
 
-    /// Whether the director sees the client's packets only (`IP_VS_CONN_F_NOOUTPUT`).
+    /// Whether the director sees only the client's packets (`IP_VS_CONN_F_NOOUTPUT`).
     #[inline]
     pub fn is_one_way(&self) -> bool {
         self.has_flag(bindings::IP_VS_CONN_F_NOOUTPUT)
@@ -95,78 +106,60 @@ impl Conn {
         self.has_flag(bindings::IP_VS_CONN_F_NFCT)
     }
 
-    /// Whether the entry depends on another (`control`).
+    /// Whether another entry controls this one (`control`).
     #[inline]
     pub fn is_controlled(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; read once, and not followed.
-        !unsafe { (&raw const (*self.as_ptr()).control).read_volatile() }.is_null()
+        // SAFETY: The entry is valid by the type's invariants; only the address is taken.
+        let control = unsafe { &raw mut (*self.as_ptr()).control };
+        // SAFETY: The field is valid, and C writes a pointer whole. It is not dereferenced.
+        !unsafe { atomic_load(control, Relaxed) }.is_null()
     }
 
-    /// Whether other entries depend on this one (`n_control`).
+    /// Whether this entry controls others (`n_control`).
     #[inline]
     pub fn is_controlling(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; an atomic, read once (`atomic_read()`).
-        unsafe { (&raw const (*self.as_ptr()).n_control.counter).read_volatile() != 0 }
+        // SAFETY: The entry is valid by the type's invariants; only the address is taken.
+        let n_control = unsafe { &raw mut (*self.as_ptr()).n_control.counter };
+        // SAFETY: The field is valid, and an `atomic_t`.
+        unsafe { atomic_load(n_control, Relaxed) != 0 }
     }
 
-    /// The real server, if IPVS knows one.
+    /// The destination, if IPVS knows it.
     #[inline]
     pub fn destination(&self) -> Option<&Destination> {
-        // SAFETY: Valid by the type's invariants: while the entry is held, it holds its server. It
-        // may get one under us (`ip_vs_try_bind_dest()`), and then keeps it: read once. What is
-        // behind the pointer was written before IPVS had the server in its list.
-        unsafe {
-            let dest = (&raw const (*self.as_ptr()).dest).read_volatile();
-            Some(Destination::from_raw(NonNull::new(dest)?))
-        }
-    }
-}
-
-/// A reference to a connection entry.
-///
-/// # Invariants
-///
-/// The pointer is to a valid entry, to which this object owns a reference.
-pub(super) struct HeldConn(NonNull<bindings::ip_vs_conn>);
-
-impl HeldConn {
-    /// Takes over a reference.
-    ///
-    /// # Safety
-    ///
-    /// `cp` is a valid entry, and the caller gives up a reference to it, which is not the table's.
-    #[inline]
-    pub(super) unsafe fn from_raw(cp: NonNull<bindings::ip_vs_conn>) -> Self {
-        // INVARIANT: By the contract.
-        Self(cp)
+        // SAFETY: The entry is valid by the type's invariants; only the address is taken.
+        let dest = unsafe { &raw mut (*self.as_ptr()).dest };
+        // SAFETY: The field is valid, and C writes a pointer whole (`ip_vs_try_bind_dest()`).
+        let dest = NonNull::new(unsafe { atomic_load(dest, Relaxed) })?;
+        // SAFETY: By the type's invariants a held entry keeps the destination that it is bound to.
+        // IPVS initialized the destination before any entry could be bound to it.
+        Some(unsafe { Destination::from_raw(dest) })
     }
 
-    /// Tells IPVS that the flow's conntrack has been killed, so that the entry's expiry does not
-    /// kill the next one, which it would find by the same addresses. Any context.
+    /// Clears `IP_VS_CONN_F_NFCT`, after the flow's conntrack was killed. Otherwise the entry's
+    /// expiry, which looks up by tuple, would kill the next flow's conntrack. Any context.
     #[inline]
     pub(super) fn forget_conntrack(&self) {
-        // SAFETY: Valid by the type's invariants; takes the entry's lock for a moment, with
-        // softirqs off.
-        unsafe { bindings::ip_vs_reuse_ip_vs_conn_forget_conntrack(self.0.as_ptr()) };
+        // SAFETY: The entry is valid by the type's invariants. The function takes the entry's lock,
+        // with softirqs off.
+        unsafe { bindings::ip_vs_reuse_ip_vs_conn_forget_conntrack(self.as_ptr()) };
     }
 }
 
-impl Deref for HeldConn {
-    type Target = Conn;
-
+// SAFETY: All entries have a reference count, and IPVS frees an entry only after the count has
+// reached 0 (`ip_vs_conn_unlink()`).
+unsafe impl AlwaysRefCounted for Conn {
     #[inline]
-    fn deref(&self) -> &Conn {
-        // SAFETY: Valid by the type's invariants, and held.
-        unsafe { Conn::from_raw(self.0) }
+    fn inc_ref(&self) {
+        // SAFETY: The entry is valid by the type's invariants. Its count is not 0, so this succeeds.
+        unsafe { bindings::ip_vs_reuse___ip_vs_conn_get(self.as_ptr()) };
     }
-}
 
-impl Drop for HeldConn {
     #[inline]
-    fn drop(&mut self) {
-        // `ip_vs_conn_put()` would start the entry's timer again: only IPVS itself may.
-        // SAFETY: The reference is ours by the type's invariants, and not the last:
-        // `ip_vs_conn_unlink()` leaves the table its own for as long as there is another.
-        unsafe { bindings::ip_vs_reuse___ip_vs_conn_put(self.0.as_ptr()) };
+    unsafe fn dec_ref(conn: NonNull<Self>) {
+        // Not `ip_vs_conn_put()`: that restarts the entry's timer, which only IPVS may do.
+        // SAFETY: By the contract the reference is the caller's. It is not the last one: the
+        // connection table keeps its own while there is another (`ip_vs_conn_unlink()`).
+        unsafe { bindings::ip_vs_reuse___ip_vs_conn_put(conn.as_ptr().cast()) };
     }
 }

@@ -1,22 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Real servers.
+//! Destinations: the real servers of virtual services.
+//!
+//! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use crate::bindings;
-use core::ops::Deref;
 use core::ptr::NonNull;
-use kernel::{ffi::c_ulong, types::Opaque};
+use kernel::{
+    ffi::c_ulong,
+    sync::{
+        aref::AlwaysRefCounted,
+        atomic::{atomic_load, Relaxed},
+    },
+    types::Opaque,
+};
 
-/// A real server of a virtual service (`struct ip_vs_dest`).
+/// A destination, a real server of a virtual service (`struct ip_vs_dest`).
+///
+/// IPVS does not wait for references when a namespace ends (`ip_vs_trash_cleanup()`): whoever drops
+/// the last one frees the destination at once. That is safe for a packet that has found the
+/// destination in the service's list, because RCU delays IPVS's own put. It is also safe for a
+/// packet that borrows from an `ARef`. But IPVS uses what `Scheduler::schedule` returns until the
+/// end of its RCU read-side critical section. So a scheduler must free by RCU the references that
+/// it lends to packets; the lifetimes of `schedule` enforce it.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn can_take_connections(dest: &Destination) -> bool {
+///     dest.weight() > 0 && dest.is_available() && !dest.is_overloaded()
+/// }
+///
+/// // Keeps the destination beyond the RCU read-side critical section.
+/// let held: ARef<Destination> = dest.into();
+/// ```
 ///
 /// # Invariants
 ///
-/// It is valid: in its service's list under RCU, or held by a reference.
+/// The destination is valid, and its reference count is not 0.
 #[repr(transparent)]
 pub struct Destination(Opaque<bindings::ip_vs_dest>);
 
+// SAFETY: Any thread may put a destination (`ip_vs_dest_put_and_free()`).
+unsafe impl Send for Destination {}
+// SAFETY: The methods read single fields atomically.
+unsafe impl Sync for Destination {}
+
 impl Destination {
-    /// Wraps a real server.
+    /// Wraps a destination.
     ///
     /// # Safety
     ///
@@ -32,83 +63,63 @@ impl Destination {
         self.0.get()
     }
 
-    /// The weight in force now. 0: the server finishes what it has and gets nothing new.
+    /// The current weight. With weight 0 the destination keeps its connections and gets no new ones.
     #[inline]
     pub fn weight(&self) -> i32 {
-        // SAFETY: Valid by the type's invariants; an atomic, read once (`atomic_read()`).
-        unsafe { (&raw const (*self.as_ptr()).weight.counter).read_volatile() }
+        // SAFETY: The destination is valid by the type's invariants; only the address is taken.
+        let weight = unsafe { &raw mut (*self.as_ptr()).weight.counter };
+        // SAFETY: The field is valid, and an `atomic_t`.
+        unsafe { atomic_load(weight, Relaxed) }
     }
 
-    /// Whether the server is part of its service (`IP_VS_DEST_CF_AVAILABLE`).
+    /// Whether the destination is in its service's list (`IP_VS_DEST_CF_AVAILABLE`).
     #[inline]
     pub fn is_available(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; written under the mutex of the services
-        // (`__ip_vs_update_dest()`, `__ip_vs_unlink_dest()`), by us read once, without it.
-        let cflags = unsafe { (&raw const (*self.as_ptr()).cflags).read_volatile() };
+        // SAFETY: The destination is valid by the type's invariants; only the address is taken.
+        let cflags = unsafe { &raw mut (*self.as_ptr()).cflags };
+        // SAFETY: The field is valid, and C writes it whole, under the mutex of the services
+        // (`__ip_vs_update_dest()`, `__ip_vs_unlink_dest()`).
+        let cflags = unsafe { atomic_load(cflags, Relaxed) };
         cflags & bindings::IP_VS_DEST_CF_AVAILABLE as c_ulong != 0
     }
 
-    /// Whether the server has more connections than its upper threshold, and not yet fewer than
-    /// its lower one (`IP_VS_DEST_F_OVERLOAD`).
+    /// Whether the destination has reached its upper threshold of connections and has not fallen
+    /// below the lower one since (`IP_VS_DEST_F_OVERLOAD`).
     #[inline]
     pub fn is_overloaded(&self) -> bool {
-        // SAFETY: Valid by the type's invariants; written under us
-        // (`__ip_vs_dest_update_overload()`), read once (volatile in C, too).
-        let flags = unsafe { (&raw const (*self.as_ptr()).flags).read_volatile() };
+        // SAFETY: The destination is valid by the type's invariants; only the address is taken.
+        let flags = unsafe { &raw mut (*self.as_ptr()).flags };
+        // SAFETY: The field is valid. C writes it whole: it is volatile
+        // (`__ip_vs_dest_update_overload()`).
+        let flags = unsafe { atomic_load(flags, Relaxed) };
         flags & bindings::IP_VS_DEST_F_OVERLOAD != 0
     }
 
-    /// The connections that are in use now; those that have ended and wait do not count.
+    /// The number of active connections. Connections that have ended do not count.
     #[inline]
     pub fn active_connections(&self) -> i32 {
-        // SAFETY: As for the weight.
-        unsafe { (&raw const (*self.as_ptr()).activeconns.counter).read_volatile() }
-    }
-
-    /// Takes a reference. Any context.
-    pub fn hold(&self) -> HeldDestination {
-        // SAFETY: Valid by the type's invariants, and so the count is not 0: in its service's list
-        // or in the trash it has IPVS's own reference, and loses that a grace period after it has
-        // left them (`ip_vs_dest_free()`, `ip_vs_dest_rcu_free()`).
-        unsafe { bindings::ip_vs_reuse_ip_vs_dest_hold(self.as_ptr()) };
-        // INVARIANT: The reference was just taken.
-        HeldDestination(NonNull::from(self).cast())
+        // SAFETY: The destination is valid by the type's invariants; only the address is taken.
+        let activeconns = unsafe { &raw mut (*self.as_ptr()).activeconns.counter };
+        // SAFETY: The field is valid, and an `atomic_t`.
+        unsafe { atomic_load(activeconns, Relaxed) }
     }
 }
 
-/// A reference to a real server.
-///
-/// IPVS does not wait for it when a namespace ends (`ip_vs_trash_cleanup()`): whoever drops the
-/// last reference frees the server, at once. A packet that has the server from the service's list
-/// is over by then: IPVS's own reference goes by RCU. One that has it from a `HeldDestination` has
-/// borrowed that. But `Scheduler::schedule` hands it on to IPVS, for the rest of its read side: so
-/// what a scheduler shows to packets is dropped by RCU, and the borrow checker sees to it.
-///
-/// # Invariants
-///
-/// The pointer is to a valid server, to which this object owns a reference.
-pub struct HeldDestination(NonNull<bindings::ip_vs_dest>);
-
-// SAFETY: The count is a `refcount_t`, and what a `Destination` tells may be asked from anywhere.
-unsafe impl Send for HeldDestination {}
-// SAFETY: As above.
-unsafe impl Sync for HeldDestination {}
-
-impl Deref for HeldDestination {
-    type Target = Destination;
+// SAFETY: All destinations have a reference count. `ip_vs_dest_put_and_free()` frees one when the
+// count reaches 0. IPVS's own reference lasts a grace period longer than the destination is in the
+// service's list or in the trash (`ip_vs_dest_free()`, `ip_vs_dest_rcu_free()`).
+unsafe impl AlwaysRefCounted for Destination {
+    #[inline]
+    fn inc_ref(&self) {
+        // SAFETY: The destination is valid by the type's invariants, and its count is not 0.
+        unsafe { bindings::ip_vs_reuse_ip_vs_dest_hold(self.as_ptr()) };
+    }
 
     #[inline]
-    fn deref(&self) -> &Destination {
-        // SAFETY: Valid by the type's invariants.
-        unsafe { Destination::from_raw(self.0) }
-    }
-}
-
-impl Drop for HeldDestination {
-    fn drop(&mut self) {
-        // SAFETY: The reference is ours by the type's invariants. If it is the last,
-        // `ip_vs_dest_rcu_free()` has run: nobody finds the server any more, and its counters are
-        // released. Any context: `kfree()` is all that happens.
-        unsafe { bindings::ip_vs_reuse_ip_vs_dest_put_and_free(self.0.as_ptr()) };
+    unsafe fn dec_ref(dest: NonNull<Self>) {
+        // SAFETY: By the contract the reference is the caller's. If it is the last one,
+        // `ip_vs_dest_rcu_free()` has run: nobody else can find the destination, and its statistics
+        // have been released. Any context: only `kfree()` is left to do.
+        unsafe { bindings::ip_vs_reuse_ip_vs_dest_put_and_free(dest.as_ptr().cast()) };
     }
 }

@@ -1,23 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations by which IPVS lets a module decide about reopened flows.
+//! Operations through which a patched IPVS lets a module decide about reopened flows.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
-use super::conn::HeldConn;
-use super::ReopenedFlow;
+use super::{Conn, ReopenedFlow};
 use crate::bindings;
 use crate::net::Transport;
 use crate::netfilter::{HookPacket, Verdict};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use kernel::{error::to_result, ffi::c_uint, prelude::*, types::Opaque};
+use kernel::{error::to_result, ffi::c_uint, prelude::*, sync::aref::ARef, types::Opaque};
 
 /// Decides about reopened flows in place of IPVS (`struct ip_vs_flow_ops`).
+///
+/// # Examples
+///
+/// ```ignore
+/// struct LeaveAll;
+///
+/// impl FlowOps for LeaveAll {
+///     fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
+///         Err(flow)
+///     }
+/// }
+/// ```
 pub trait FlowOps: 'static {
-    /// Takes the packet, or gives it back so that IPVS goes on as a stock kernel does. The packet
-    /// carries a confirmed conntrack. Softirq or process context, in an RCU read-side critical
-    /// section.
+    /// Takes the packet and returns a verdict, or gives the flow back. Then IPVS handles the packet
+    /// as a stock kernel does.
+    ///
+    /// The packet carries a confirmed conntrack. Softirq or process context, in an RCU read-side
+    /// critical section.
     fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>;
 }
 
@@ -27,14 +40,14 @@ struct Adapter<T: FlowOps>(PhantomData<T>);
 impl<T: FlowOps> Adapter<T> {
     /// # Safety
     ///
-    /// May be called only by IPVS, for operations of [`FlowOpsRegistration`].
+    /// Only IPVS may call this, for operations of [`FlowOpsRegistration`].
     unsafe extern "C" fn reopened_callback(
         cp: *mut bindings::ip_vs_conn,
         skb: *mut bindings::sk_buff,
         iph: *const bindings::ip_vs_iphdr,
         state: *const bindings::nf_hook_state,
     ) -> c_uint {
-        // SAFETY: `ip_vs_in_hook()` passes a filled header, its own.
+        // SAFETY: `ip_vs_in_hook()` passes a header of its own, which it has filled.
         let iph = unsafe { &*iph };
         let (Some(cp), Ok(protocol)) = (NonNull::new(cp), iph.protocol.try_into()) else {
             return bindings::NF_ACCEPT;
@@ -43,27 +56,40 @@ impl<T: FlowOps> Adapter<T> {
             protocol,
             offset: iph.len,
         };
-        // SAFETY: `ip_vs_in_hook()` passes the packet and the state that it was given itself, and
-        // returns our verdict. It stands where the packet's data starts at its network header.
+        // SAFETY: `ip_vs_in_hook()` passes on its own packet and state, and returns our verdict to
+        // netfilter. It is a hook at LOCAL_IN and LOCAL_OUT, where a packet's data starts at the
+        // network header.
         let packet = unsafe { HookPacket::from_raw(skb, state) };
-        // SAFETY: `ip_vs_in_hook()` has found the entry, and lets us have its reference unless we
+        // SAFETY: `ip_vs_in_hook()` holds a reference to the entry, and leaves it to us unless we
         // return `NF_ACCEPT`.
-        let conn = unsafe { HeldConn::from_raw(cp) };
+        let conn = unsafe { ARef::<Conn>::from_raw(cp.cast()) };
 
         match T::reopened(ReopenedFlow::new(packet, transport, conn)) {
             Ok(verdict) => verdict.into_raw(),
             Err(flow) => {
-                // It is the same flow, for there is no other of its lifetime: IPVS has its
-                // reference back.
-                core::mem::forget(flow.conn);
+                // The lifetime guarantees that this is the flow that we passed. IPVS puts the
+                // reference.
+                let _ = ARef::into_raw(flow.conn);
                 bindings::NF_ACCEPT
             }
         }
     }
 }
 
-/// Keeps a [`FlowOps`] registered in all namespaces until dropped. Then no packet is in it any
-/// more.
+/// Keeps a [`FlowOps`] registered in all namespaces until dropped. After that no packet is in the
+/// callback any more.
+///
+/// # Examples
+///
+/// ```ignore
+/// #[pin_data]
+/// struct Module {
+///     #[pin]
+///     ops: FlowOpsRegistration<LeaveAll>,
+/// }
+///
+/// try_pin_init!(Module { ops <- FlowOpsRegistration::new() })
+/// ```
 #[pin_data(PinnedDrop)]
 pub struct FlowOpsRegistration<T: FlowOps> {
     #[pin]
@@ -71,24 +97,24 @@ pub struct FlowOpsRegistration<T: FlowOps> {
     _ops: PhantomData<T>,
 }
 
-// SAFETY: A registration can only be dropped, and `unregister_ip_vs_flow_ops()` may be called from
-// any thread.
+// SAFETY: A registration can only be dropped, and any thread may call
+// `unregister_ip_vs_flow_ops()`.
 unsafe impl<T: FlowOps> Send for FlowOpsRegistration<T> {}
 // SAFETY: A shared reference to a registration gives access to nothing.
 unsafe impl<T: FlowOps> Sync for FlowOpsRegistration<T> {}
 
 impl<T: FlowOps> FlowOpsRegistration<T> {
-    /// Lets `T` decide. `EBUSY` if another module does already.
+    /// Registers `T`. `EBUSY` if another module has registered its operations.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             ops <- Opaque::try_ffi_init(|place: *mut bindings::ip_vs_flow_ops| {
                 let ops = bindings::ip_vs_flow_ops {
                     reopened: Some(Adapter::<T>::reopened_callback),
                 };
-                // SAFETY: `place` is memory for the operations.
+                // SAFETY: `place` is valid for writes.
                 unsafe { place.write(ops) };
-                // SAFETY: `place` is pinned, and stays until it is unregistered in `drop`.
-                // `register_ip_vs_flow_ops()` publishes it last, or keeps nothing of it.
+                // SAFETY: `place` is pinned, and stays valid until `drop` has unregistered it. If
+                // `register_ip_vs_flow_ops()` fails, it keeps no pointer to it.
                 to_result(unsafe { bindings::register_ip_vs_flow_ops(place) })
             }),
             _ops: PhantomData,
@@ -99,8 +125,8 @@ impl<T: FlowOps> FlowOpsRegistration<T> {
 #[pinned_drop]
 impl<T: FlowOps> PinnedDrop for FlowOpsRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: They were registered by `new`, or this object would not be. IPVS waits for the
-        // packets that are in them: `unregister_ip_vs_flow_ops()` ends with a grace period.
+        // SAFETY: `new` has registered the operations. `unregister_ip_vs_flow_ops()` waits for a
+        // grace period, and so for all packets in the callback.
         unsafe { bindings::unregister_ip_vs_flow_ops(self.ops.get()) };
     }
 }

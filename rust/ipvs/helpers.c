@@ -14,12 +14,20 @@ void ip_vs_reuse_ip_vs_dest_put_and_free(struct ip_vs_dest *dest)
 	ip_vs_dest_put_and_free(dest);
 }
 
+bool ip_vs_reuse___ip_vs_conn_get(struct ip_vs_conn *cp)
+{
+	return __ip_vs_conn_get(cp);
+}
+
 void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp)
 {
 	__ip_vs_conn_put(cp);
 }
 
-/* The conntrack is gone: the entry's expiry must not kill the next one by its tuple */
+/*
+ * The entry's conntrack was killed. The expiry of the entry looks up by tuple, and must not kill
+ * the next conntrack.
+ */
 void ip_vs_reuse_ip_vs_conn_forget_conntrack(struct ip_vs_conn *cp)
 {
 	spin_lock_bh(&cp->lock);

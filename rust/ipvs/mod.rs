@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IPVS: its state in a namespace, its connection entries, real servers and schedulers.
+//! Abstractions of IPVS: its state in a namespace, connection entries, services, destinations and
+//! schedulers.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
@@ -15,7 +16,7 @@ mod service;
 mod settings;
 
 pub use self::conn::Conn;
-pub use self::destination::{Destination, HeldDestination};
+pub use self::destination::Destination;
 #[cfg(IP_VS_FLOW_OPS)]
 pub use self::flow_ops::{FlowOps, FlowOpsRegistration};
 pub use self::lookup::IpHeader;

@@ -1,23 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Flows that a client opens a second time.
+//! Reopened flows: a packet that matches the connection entry of an older flow.
+//!
+//! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
-use super::conn::{Conn, HeldConn};
+use super::Conn;
 use crate::net::Transport;
 use crate::netfilter::{HookPacket, ReplayablePacket, Verdict};
+use kernel::sync::aref::ARef;
 
-/// A packet in a hook, and the connection entry of an older flow with its addresses.
+/// A packet in a hook, and the connection entry of an older flow with the same addresses.
 ///
-/// It can be given back, so that IPVS goes on with both, or its conntrack can be killed.
+/// A hook can kill the packet's conntrack and replay the packet, or leave the packet to IPVS.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
+///     let (verdict, _queued) = flow.kill_conntrack()?.replay();
+///     Ok(verdict)
+/// }
+/// ```
 pub struct ReopenedFlow<'a> {
     packet: HookPacket<'a>,
     transport: Transport,
-    pub(super) conn: HeldConn,
+    pub(super) conn: ARef<Conn>,
 }
 
 impl<'a> ReopenedFlow<'a> {
     #[inline]
-    pub(super) fn new(packet: HookPacket<'a>, transport: Transport, conn: HeldConn) -> Self {
+    pub(super) fn new(packet: HookPacket<'a>, transport: Transport, conn: ARef<Conn>) -> Self {
         Self {
             packet,
             transport,
@@ -31,26 +43,26 @@ impl<'a> ReopenedFlow<'a> {
         &self.packet
     }
 
-    /// Its transport header.
+    /// The packet's transport header.
     #[inline]
     pub fn transport(&self) -> Transport {
         self.transport
     }
 
-    /// The entry.
+    /// The connection entry.
     #[inline]
     pub fn conn(&self) -> &Conn {
         &self.conn
     }
 
-    /// Gives up the entry for the packet.
+    /// Puts the connection entry and returns the packet.
     #[inline]
     pub fn into_packet(self) -> HookPacket<'a> {
         self.packet
     }
 
-    /// Kills the old flow's conntrack, and tells IPVS that it is gone. Gives everything back where
-    /// [`HookPacket::kill_conntrack`] does.
+    /// Kills the packet's conntrack and clears the entry's `IP_VS_CONN_F_NFCT`. Gives the flow back
+    /// if [`HookPacket::kill_conntrack`] fails.
     pub fn kill_conntrack(self) -> Result<ReplayableFlow<'a>, Self> {
         let Self {
             packet,
@@ -68,23 +80,23 @@ impl<'a> ReopenedFlow<'a> {
     }
 }
 
-/// A [`ReopenedFlow`] flow whose conntrack was killed.
+/// A [`ReopenedFlow`] whose conntrack was killed.
 pub struct ReplayableFlow<'a> {
     packet: ReplayablePacket<'a>,
-    conn: HeldConn,
+    conn: ARef<Conn>,
 }
 
 impl<'a> ReplayableFlow<'a> {
-    /// The entry.
+    /// The connection entry.
     #[inline]
     pub fn conn(&self) -> &Conn {
         &self.conn
     }
 
-    /// Replays the packet as [`ReplayablePacket::replay`] does.
+    /// Puts the connection entry and replays the packet, as [`ReplayablePacket::replay`] does.
     ///
-    /// The reference to the entry goes first: IPVS makes the entry expire when the packet comes
-    /// again, and keeps an entry for a minute that somebody refers to at that moment.
+    /// The put must come first. When the packet arrives again, IPVS expires the entry, and an entry
+    /// with another reference would stay for a minute.
     #[inline]
     pub fn replay(self) -> (Verdict<'a>, bool) {
         drop(self.conn);

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Schedulers: which real server gets a new connection.
+//! Schedulers: they choose the destination of a new connection.
+//!
+//! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use super::{Destination, Service};
 use crate::base::{rcu_barrier, synchronize_rcu, RcuBox, Retired};
 use crate::bindings;
 use crate::net::Packet;
 use core::marker::PhantomData;
-use core::ptr;
+use core::ptr::{self, NonNull};
 use kernel::{
     error::{from_result, to_result, VTABLE_DEFAULT_ERROR},
     ffi::c_int,
@@ -16,49 +18,74 @@ use kernel::{
     types::Opaque,
 };
 
-/// A scheduler for virtual services.
+/// A scheduler (`struct ip_vs_scheduler`).
 ///
-/// The callbacks for changes run in process context, one at a time for a service, and may
-/// sleep. What they answer reaches the administrator from [`Scheduler::init_service`] only:
-/// IPVS discards the others'.
+/// All callbacks but `schedule` run in process context under the mutex of the services, and may
+/// sleep. Only an error of [`Scheduler::init_service`] reaches the administrator: IPVS ignores what
+/// the other callbacks return.
+///
+/// # Examples
+///
+/// ```ignore
+/// struct First;
+///
+/// #[vtable]
+/// impl Scheduler for First {
+///     const NAME: &'static CStr = c"first";
+///
+///     type Data = ();
+///
+///     fn init_service(_: &Service) -> Result {
+///         Ok(())
+///     }
+///
+///     fn schedule<'a>(
+///         _: &'a (),
+///         service: &'a Service,
+///         _: &Packet,
+///         guard: &'a Guard,
+///     ) -> Option<&'a Destination> {
+///         service.destinations(guard).find(|dest| dest.weight() > 0)
+///     }
+/// }
+/// ```
 #[vtable]
 pub trait Scheduler: Sized + 'static {
-    /// The name for `ipvsadm -s`. A module that registers it for services to load by
-    /// themselves has the alias `ip_vs_NAME`.
+    /// The name for `ipvsadm -s`. IPVS loads the module with the alias `ip_vs_NAME` on demand.
     const NAME: &'static CStr;
 
-    /// What the scheduler keeps for a service. All callbacks share it, and `schedule` runs at
-    /// the same time as the others. It is dropped an RCU grace period after `done_service`, in
-    /// softirq: its destructor must not sleep.
+    /// The data of one service. `schedule` may use it at the same time as any other callback. It is
+    /// dropped in softirq, an RCU grace period after `done_service`: its destructor must not sleep.
     type Data: Send + Sync + 'static;
 
-    /// A service begins to use this scheduler: makes its data. An error is the answer to
-    /// ipvsadm, and the service stays as it was.
+    /// Called when a service starts to use this scheduler. Returns the data for the service. On an
+    /// error ipvsadm fails with it, and the service is not changed.
     fn init_service(service: &Service) -> Result<Self::Data>;
 
-    /// A service is done with this scheduler. Packets may still be in `schedule`.
+    /// Called when a service stops using this scheduler. Packets may still be in `schedule`.
     fn done_service(_data: &Self::Data, _service: &Service) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// A real server is in the list now.
-    fn add_destination(_data: &Self::Data, _service: &Service, _new: &Destination) -> Result {
+    /// Called after `dest` has been added to `svc->destinations`.
+    fn add_destination(_data: &Self::Data, _service: &Service, _dest: &Destination) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// A real server is not in the list any more.
-    fn delete_destination(_data: &Self::Data, _service: &Service, _old: &Destination) -> Result {
+    /// Called after `dest` has been removed from `svc->destinations`.
+    fn delete_destination(_data: &Self::Data, _service: &Service, _dest: &Destination) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// A real server's weight or thresholds were set.
-    fn update_destination(_data: &Self::Data, _service: &Service, _it: &Destination) -> Result {
+    /// Called after the weight or the thresholds of `dest` have been set.
+    fn update_destination(_data: &Self::Data, _service: &Service, _dest: &Destination) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Chooses the real server for a packet that opens a connection; `None` refuses it.
-    /// Softirq or process context, and must not sleep. Where an ICMP error opens the connection
-    /// (`schedule_icmp`), the packet is that.
+    /// Chooses the destination of a new connection, or refuses the connection with `None`.
+    ///
+    /// Softirq or process context; must not sleep. `packet` is an ICMP error if that starts the
+    /// connection (`schedule_icmp`).
     fn schedule<'a>(
         data: &'a Self::Data,
         service: &'a Service,
@@ -67,36 +94,39 @@ pub trait Scheduler: Sized + 'static {
     ) -> Option<&'a Destination>;
 }
 
-/// The C callbacks of a scheduler.
+/// The C callbacks of a [`Scheduler`].
 struct Adapter<T: Scheduler>(PhantomData<T>);
 
 impl<T: Scheduler> Adapter<T> {
-    /// The service's data.
+    /// Returns the service's data.
     ///
     /// # Safety
     ///
-    /// The service uses this scheduler, or did so when this RCU read side began.
+    /// `svc` is valid, and used this scheduler at some time in the current RCU read-side critical
+    /// section, or the caller holds the mutex of the services and `svc` uses this scheduler.
     #[inline]
     unsafe fn data<'a>(svc: *mut bindings::ip_vs_service) -> &'a T::Data {
-        // SAFETY: By the contract `init_callback` set the pointer, and the data are there until
-        // a grace period after `done_callback`. A packet reads the pointer after it has found the
-        // scheduler (`smp_rmb()` in `ip_vs_schedule()` and `ip_vs_sched_persist()`), and another
-        // scheduler's data come a grace period later (`synchronize_rcu()` in
-        // `ip_vs_edit_service()`): nobody writes to it meanwhile.
-        unsafe { &*(*svc).sched_data.cast() }
+        // SAFETY: The service is valid by the contract. Nobody writes the field meanwhile:
+        // `init_callback` wrote it before a packet could find the scheduler (`smp_rmb()` in
+        // `ip_vs_schedule()` and `ip_vs_sched_persist()`), and the next scheduler writes it a grace
+        // period after this one is gone (`synchronize_rcu()` in `ip_vs_edit_service()`).
+        let data = unsafe { (*svc).sched_data };
+        // SAFETY: `init_callback` set the pointer, to a value that is dropped a grace period after
+        // `done_callback`.
+        unsafe { &*data.cast() }
     }
 
     /// # Safety
     ///
-    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn init_callback(svc: *mut bindings::ip_vs_service) -> c_int {
         from_result(|| {
-            // SAFETY: IPVS passes a valid service, whose configuration it has locked
-            // (`service_mutex`).
-            let data = T::init_service(unsafe { Service::from_raw(svc) })?;
+            // SAFETY: IPVS passes a valid service and holds the mutex of the services.
+            let service = unsafe { Service::from_raw(svc) };
+            let data = T::init_service(service)?;
             let data = RcuBox::into_raw(RcuBox::new(data, GFP_KERNEL)?);
-            // SAFETY: As above. `ip_vs_bind_scheduler()` publishes the scheduler, and so the data,
-            // after this (`rcu_assign_pointer()`): no packet looks there yet.
+            // SAFETY: The service is valid, and no packet reads the field yet:
+            // `ip_vs_bind_scheduler()` publishes the scheduler after this (`rcu_assign_pointer()`).
             unsafe { (*svc).sched_data = data.cast() };
             Ok(0)
         })
@@ -104,103 +134,119 @@ impl<T: Scheduler> Adapter<T> {
 
     /// # Safety
     ///
-    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn done_callback(svc: *mut bindings::ip_vs_service) {
-        // SAFETY: `ip_vs_unbind_scheduler()` calls this once for a service that `init_callback`
-        // took, when new packets do not find the scheduler there any more.
-        let (service, data) = unsafe {
-            (
-                Service::from_raw(svc),
-                Retired::<T::Data>::from_raw((*svc).sched_data.cast()),
-            )
-        };
+        // SAFETY: IPVS passes a valid service and holds the mutex of the services.
+        let service = unsafe { Service::from_raw(svc) };
+        // SAFETY: The service is valid, and the mutex excludes writers of the field.
+        let data = unsafe { (*svc).sched_data };
+        // SAFETY: `init_callback` set the pointer, from `RcuBox::into_raw`.
+        // `ip_vs_unbind_scheduler()` calls this once, after it has hidden the scheduler from new
+        // packets.
+        let data = unsafe { Retired::<T::Data>::from_raw(data.cast()) };
+
         if T::HAS_DONE_SERVICE {
             T::done_service(&data, service);
         }
     }
 
+    /// Calls one of the callbacks about a destination.
+    ///
     /// # Safety
     ///
-    /// As for the callbacks below, which IPVS calls with a service that uses this scheduler and
-    /// one of its real servers, its configuration locked.
-    unsafe fn change(
+    /// `svc` is valid and uses this scheduler, `dest` is null or valid, and the caller holds the
+    /// mutex of the services.
+    unsafe fn call_with_destination(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
         callback: fn(&T::Data, &Service, &Destination) -> Result,
     ) -> c_int {
         from_result(|| {
-            let dest = ptr::NonNull::new(dest).ok_or(EINVAL)?;
+            let dest = NonNull::new(dest).ok_or(EINVAL)?;
             // SAFETY: By the contract.
-            let (data, service, destination) = unsafe {
-                (
-                    Self::data(svc),
-                    Service::from_raw(svc),
-                    Destination::from_raw(dest),
-                )
-            };
-            callback(data, service, destination)?;
+            let data = unsafe { Self::data(svc) };
+            // SAFETY: By the contract.
+            let service = unsafe { Service::from_raw(svc) };
+            // SAFETY: By the contract the destination is valid. IPVS holds a reference to it.
+            let dest = unsafe { Destination::from_raw(dest) };
+            callback(data, service, dest)?;
             Ok(0)
         })
     }
 
     /// # Safety
     ///
-    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn add_callback(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
-        // SAFETY: IPVS's call, as `change` wants it.
-        unsafe { Self::change(svc, dest, T::add_destination) }
+        // SAFETY: IPVS calls this under the mutex of the services, for a service that uses this
+        // scheduler and one of its destinations.
+        unsafe { Self::call_with_destination(svc, dest, T::add_destination) }
     }
 
     /// # Safety
     ///
-    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn delete_callback(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
-        // SAFETY: IPVS's call, as `change` wants it.
-        unsafe { Self::change(svc, dest, T::delete_destination) }
+        // SAFETY: IPVS calls this under the mutex of the services, for a service that uses this
+        // scheduler and a destination that it has just unlinked and still holds.
+        unsafe { Self::call_with_destination(svc, dest, T::delete_destination) }
     }
 
     /// # Safety
     ///
-    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn update_callback(
         svc: *mut bindings::ip_vs_service,
         dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
-        // SAFETY: IPVS's call, as `change` wants it.
-        unsafe { Self::change(svc, dest, T::update_destination) }
+        // SAFETY: IPVS calls this under the mutex of the services, for a service that uses this
+        // scheduler and one of its destinations.
+        unsafe { Self::call_with_destination(svc, dest, T::update_destination) }
     }
 
     /// # Safety
     ///
-    /// To be called by IPVS only, for a scheduler of [`SchedulerRegistration`].
+    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn schedule_callback(
         svc: *mut bindings::ip_vs_service,
         skb: *const bindings::sk_buff,
         _header: *mut bindings::ip_vs_iphdr,
     ) -> *mut bindings::ip_vs_dest {
         let guard = rcu::read_lock();
-        // SAFETY: IPVS passes a service that used this scheduler in this read side, which is the
-        // hook's, and a packet whose data start at its network header. The packet is only read.
-        let (data, service, packet) = unsafe {
-            (
-                Self::data(svc),
-                Service::from_raw(svc),
-                Packet::from_raw(skb.cast_mut()),
-            )
-        };
-        // The read side that IPVS itself is in makes the answer good beyond ours.
+        // SAFETY: IPVS passes a service that has used this scheduler in the RCU read-side critical
+        // section of the hook, which encloses this one.
+        let data = unsafe { Self::data(svc) };
+        // SAFETY: IPVS passes a valid service.
+        let service = unsafe { Service::from_raw(svc) };
+        // SAFETY: IPVS passes the packet of a hook, whose data starts at the network header. We only
+        // read it.
+        let packet = unsafe { Packet::from_raw(skb.cast_mut()) };
+
+        // The destination stays valid after `guard`, in the hook's critical section.
         T::schedule(data, service, packet, &guard).map_or(ptr::null_mut(), Destination::as_ptr)
     }
 }
 
-/// A scheduler that services can use until this is dropped. While one does, the module cannot
-/// be unloaded.
+/// Keeps a [`Scheduler`] registered until dropped. The module cannot be unloaded while a service
+/// uses the scheduler.
+///
+/// # Examples
+///
+/// ```ignore
+/// #[pin_data]
+/// struct Module {
+///     #[pin]
+///     scheduler: SchedulerRegistration<First>,
+/// }
+///
+/// try_pin_init!(Module { scheduler <- SchedulerRegistration::new(module) })
+/// ```
 #[pin_data(PinnedDrop)]
 pub struct SchedulerRegistration<T: Scheduler> {
     #[pin]
@@ -208,24 +254,25 @@ pub struct SchedulerRegistration<T: Scheduler> {
     _scheduler: PhantomData<T>,
 }
 
-// SAFETY: Nothing of a registration can be reached but its end.
+// SAFETY: A registration can only be dropped, and any thread may call
+// `unregister_ip_vs_scheduler()`.
 unsafe impl<T: Scheduler> Send for SchedulerRegistration<T> {}
-// SAFETY: As above.
+// SAFETY: A shared reference to a registration gives access to nothing.
 unsafe impl<T: Scheduler> Sync for SchedulerRegistration<T> {}
 
 impl<T: Scheduler> SchedulerRegistration<T> {
-    /// Registers the scheduler. May sleep. `EINVAL` where there is one of that name, `ENOENT`
-    /// where IPVS is going away.
+    /// Registers the scheduler. May sleep. `EINVAL` if a scheduler of that name is registered,
+    /// `ENOENT` if the module `ip_vs` is being unloaded.
     ///
-    /// The last step of a module's initialization: services may use the scheduler from here on,
-    /// and the kernel does not ask them when it unloads a module whose initialization failed.
+    /// This must be the last step of a module's initialization. From here on services may use the
+    /// scheduler, and the kernel unloads a module whose initialization fails even if it is in use.
     pub fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scheduler <- Opaque::try_ffi_init(move |place: *mut bindings::ip_vs_scheduler| {
-                // SAFETY: `place` is memory for the scheduler; only the address is taken.
+                // SAFETY: `place` is valid for writes; only the address is taken.
                 let list = unsafe { &raw mut (*place).n_list };
                 let scheduler = bindings::ip_vs_scheduler {
-                    // A list head starts out pointing at itself.
+                    // An empty list: `INIT_LIST_HEAD()`.
                     n_list: bindings::list_head { next: list, prev: list },
                     name: T::NAME.as_char_ptr().cast_mut(),
                     refcnt: bindings::atomic_t { counter: 0 },
@@ -237,13 +284,12 @@ impl<T: Scheduler> SchedulerRegistration<T> {
                     upd_dest: T::HAS_UPDATE_DESTINATION.then_some(Adapter::<T>::update_callback),
                     schedule: Some(Adapter::<T>::schedule_callback),
                 };
-                // SAFETY: `place` is pinned, and stays until the scheduler is unregistered in
-                // `drop`; `register_ip_vs_scheduler()` links it last, or not at all. The name is
-                // static; IPVS writes to neither.
-                unsafe {
-                    place.write(scheduler);
-                    to_result(bindings::register_ip_vs_scheduler(place))
-                }
+                // SAFETY: `place` is valid for writes.
+                unsafe { place.write(scheduler) };
+                // SAFETY: `place` is pinned, and stays valid until `drop` has unregistered it. If
+                // `register_ip_vs_scheduler()` fails, it keeps no pointer to it. The name is static,
+                // and IPVS does not write to it.
+                to_result(unsafe { bindings::register_ip_vs_scheduler(place) })
             }),
             _scheduler: PhantomData,
         })
@@ -253,13 +299,13 @@ impl<T: Scheduler> SchedulerRegistration<T> {
 #[pinned_drop]
 impl<T: Scheduler> PinnedDrop for SchedulerRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: It was registered by `new`, or this object would not be. No service uses it,
-        // or the module could not go: `ip_vs_scheduler_get()` holds a reference to it for each.
+        // SAFETY: `new` has registered the scheduler. No service uses it: each would hold a
+        // reference to the module (`ip_vs_scheduler_get()`), which could then not be unloaded.
         unsafe { bindings::unregister_ip_vs_scheduler(self.scheduler.get()) };
-        // Packets may still be in `schedule` (`__ip_vs_del_service()` gives the reference back
-        // and waits for nothing), and who lists services at the name,
+        // For packets that are still in `schedule` (`__ip_vs_del_service()` puts the module without
+        // a grace period), and for readers of the service list that print the name.
         synchronize_rcu();
-        // and the data of services that are gone may wait for their grace period.
+        // For the data of deleted services, which `call_rcu()` callbacks drop.
         rcu_barrier();
     }
 }

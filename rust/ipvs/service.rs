@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Virtual services.
+//!
+//! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use super::Destination;
 use crate::bindings;
@@ -8,7 +10,7 @@ use core::ptr::NonNull;
 use kernel::{
     str::{CStr, CStrExt as _},
     sync::{
-        atomic::{Acquire, Atomic},
+        atomic::{atomic_load, Acquire, Relaxed},
         rcu::Guard,
     },
     types::Opaque,
@@ -16,10 +18,19 @@ use kernel::{
 
 /// A virtual service (`struct ip_vs_service`).
 ///
+/// # Examples
+///
+/// ```ignore
+/// fn first_with_weight<'a>(service: &'a Service, guard: &'a Guard) -> Option<&'a Destination> {
+///     service.destinations(guard).find(|dest| dest.weight() > 0)
+/// }
+/// ```
+///
 /// # Invariants
 ///
-/// It is valid: IPVS passed it to a callback of a scheduler, which has not returned. IPVS frees a
-/// service a grace period after it has left the table (`ip_vs_service_free()`).
+/// The service is valid: IPVS has passed it to a scheduler's callback that has not returned. IPVS
+/// frees a service a grace period after it has removed the service from its table
+/// (`ip_vs_service_free()`).
 #[repr(transparent)]
 pub struct Service(Opaque<bindings::ip_vs_service>);
 
@@ -40,52 +51,67 @@ impl Service {
         self.0.get()
     }
 
-    /// How many real servers the service has. It changes between a scheduler's callbacks for
-    /// changes only, and at any time for [`Scheduler::schedule`](super::Scheduler::schedule).
+    /// The number of destinations. It is stable in the callbacks that may sleep, and may change at
+    /// any time during [`Scheduler::schedule`](super::Scheduler::schedule).
     #[inline]
     pub fn destination_count(&self) -> usize {
-        // SAFETY: Valid by the type's invariants; written under the mutex of the services, read
-        // once.
-        unsafe { (&raw const (*self.as_ptr()).num_dests).read_volatile() as usize }
+        // SAFETY: The service is valid by the type's invariants; only the address is taken.
+        let num_dests = unsafe { &raw mut (*self.as_ptr()).num_dests };
+        // SAFETY: The field is valid, and C writes it whole, under the mutex of the services.
+        unsafe { atomic_load(num_dests, Relaxed) as usize }
     }
 
-    /// The service's real servers, newest first. Those that come or go during the walk may or
-    /// may not be met.
+    /// The destinations, newest first. A destination that is added or deleted meanwhile may or may
+    /// not be among them.
     pub fn destinations<'a>(&'a self, _guard: &'a Guard) -> impl Iterator<Item = &'a Destination> {
         let service = self.as_ptr();
-        // SAFETY: Valid by the type's invariants; only the address is taken.
+        // SAFETY: The service is valid by the type's invariants; only the address is taken.
         let head = unsafe { &raw mut (*service).destinations };
-        let mut at = head;
+        let mut link = head;
 
+        // A deleted destination stays valid until the guard ends, and still points into the list
+        // (`list_del_rcu()`). But IPVS may take it out of the trash meanwhile and link it into the
+        // list of a new service with the same address (`ip_vs_trash_get_dest()`). The walk would
+        // never meet its own head there, so it ends at a destination that has moved.
         core::iter::from_fn(move || {
-            // SAFETY: `at` is the head, or in a server that was in the list in this read side:
-            // such servers stay until it ends (`list_del_rcu()`, `ip_vs_dest_rcu_free()`), and so
-            // does their way on, but for those that come back from the trash meanwhile, to a
-            // service made anew (`ip_vs_trash_get_dest()`): they lead to its head, and end this.
-            // `__ip_vs_update_dest()` binds them to it, with a full barrier in `__ip_vs_svc_put()`,
-            // before it links them: who reads the new way reads the new service after that.
-            unsafe {
-                let next = Atomic::from_ptr(&raw mut (*at).next).load(Acquire);
-                let moved = || (&raw const (*dest_of_link(at)).svc).read_volatile() != service;
-                if next == head || (at != head && moved()) {
+            // SAFETY: `link` is in the head, or in a destination that is valid until the guard ends;
+            // only the address is taken.
+            let next = unsafe { &raw mut (*link).next };
+            // SAFETY: The field is valid, and C writes a pointer whole. Acquire: if the destination
+            // has moved and this is its new successor, the check below reads its new service.
+            // `__ip_vs_update_dest()` sets the service first, and `__ip_vs_svc_put()` has a full
+            // barrier.
+            let next = unsafe { atomic_load(next, Acquire) };
+            if next == head {
+                return None;
+            }
+            if link != head {
+                // SAFETY: `link` is in a destination that is valid; only the address is taken.
+                let svc = unsafe { &raw mut (*dest_of_link(link)).svc };
+                // SAFETY: The field is valid, and C writes a pointer whole. It is not dereferenced.
+                if unsafe { atomic_load(svc, Relaxed) } != service {
                     return None;
                 }
-                at = next;
-                Some(Destination::from_raw(NonNull::new(dest_of_link(at))?))
             }
+            link = next;
+            let dest = NonNull::new(dest_of_link(link))?;
+            // SAFETY: The destination was in the list in this RCU read-side critical section, so it
+            // is valid, and IPVS holds a reference to it, until the guard ends
+            // (`ip_vs_dest_rcu_free()`).
+            Some(unsafe { Destination::from_raw(dest) })
         })
     }
 
-    /// Tells the administrator that no real server was found, at a limited rate. RCU read side.
+    /// Logs that the scheduler has found no destination, at a limited rate.
     #[cold]
     pub fn report_error(&self, message: &'static CStr, _guard: &Guard) {
-        // SAFETY: Valid by the type's invariants, the string is terminated; the guard is a
-        // read side, in which `ip_vs_scheduler_err()` reads the scheduler's name.
+        // SAFETY: The service is valid by the type's invariants, and the string is terminated.
+        // `ip_vs_scheduler_err()` reads the scheduler's name under RCU: the guard.
         unsafe { bindings::ip_vs_scheduler_err(self.as_ptr(), message.as_char_ptr()) };
     }
 }
 
-/// The server that is linked to the list there. To be followed if it is not the head.
+/// The destination that contains this list entry. Not valid for the list's head.
 fn dest_of_link(link: *mut bindings::list_head) -> *mut bindings::ip_vs_dest {
     link.wrapping_byte_sub(core::mem::offset_of!(bindings::ip_vs_dest, n_list))
         .cast()

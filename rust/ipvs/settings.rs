@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IPVS in a namespace: its settings, as in `/proc/sys/net/ipv4/vs/`.
+//! IPVS in a namespace, and its settings (`/proc/sys/net/ipv4/vs/`).
+//!
+//! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use crate::bindings;
-use kernel::types::Opaque;
+use kernel::{
+    sync::atomic::{atomic_load, Relaxed},
+    types::Opaque,
+};
 
-/// IPVS in one namespace (`struct netns_ipvs`).
+/// IPVS in one network namespace (`struct netns_ipvs`).
+///
+/// # Examples
+///
+/// ```ignore
+/// let expires = conn.ipvs().expire_nodest_conn();
+/// ```
 ///
 /// # Invariants
 ///
-/// It is the IPVS of a namespace that is alive: in memory that the core frees after
-/// `__ip_vs_cleanup_batch()`.
+/// The namespace is alive. Its core frees the memory only after `__ip_vs_cleanup_batch()`.
 #[repr(transparent)]
 pub struct Ipvs(Opaque<bindings::netns_ipvs>);
 
@@ -34,15 +44,18 @@ impl Ipvs {
     /// `conn_reuse_mode`
     #[inline]
     pub fn conn_reuse_mode(&self) -> i32 {
-        // SAFETY: Valid by the type's invariants; an aligned integer that the administrator may be
-        // changing (`proc_dointvec()`): read once.
-        unsafe { (&raw const (*self.as_ptr()).sysctl_conn_reuse_mode).read_volatile() }
+        // SAFETY: IPVS is valid by the type's invariants; only the address is taken.
+        let mode = unsafe { &raw mut (*self.as_ptr()).sysctl_conn_reuse_mode };
+        // SAFETY: The field is valid, and C writes it whole (`proc_dointvec()`).
+        unsafe { atomic_load(mode, Relaxed) }
     }
 
     /// `expire_nodest_conn`
     #[inline]
     pub fn expire_nodest_conn(&self) -> bool {
-        // SAFETY: As above.
-        unsafe { (&raw const (*self.as_ptr()).sysctl_expire_nodest_conn).read_volatile() != 0 }
+        // SAFETY: IPVS is valid by the type's invariants; only the address is taken.
+        let expire = unsafe { &raw mut (*self.as_ptr()).sysctl_expire_nodest_conn };
+        // SAFETY: The field is valid, and C writes it whole (`proc_dointvec()`).
+        unsafe { atomic_load(expire, Relaxed) != 0 }
     }
 }
