@@ -6,12 +6,12 @@
 
 use crate::bindings;
 
-/// An address family.
+/// An IP address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// `AF_INET`, also `NFPROTO_IPV4`.
+    /// `AF_INET`, the same number as `NFPROTO_IPV4`.
     Ipv4,
-    /// `AF_INET6`, also `NFPROTO_IPV6`.
+    /// `AF_INET6`, the same number as `NFPROTO_IPV6`.
     Ipv6,
 }
 

@@ -8,7 +8,7 @@
 
 #include "helpers.h"
 
-/* The namespace's directory in /proc */
+/* The directory /proc/net of a namespace */
 struct proc_dir_entry *ip_vs_reuse_proc_net(const struct net *net)
 {
 	return net->proc_net;
@@ -24,6 +24,7 @@ struct net *ip_vs_reuse_seq_file_single_net(struct seq_file *seq)
 	return seq_file_single_net(seq);
 }
 
+/* All 0, or NULL */
 unsigned long __percpu *ip_vs_reuse_alloc_counters(size_t count)
 {
 	return __alloc_percpu(array_size(count, sizeof(unsigned long)), __alignof__(unsigned long));
@@ -34,6 +35,7 @@ void ip_vs_reuse_this_cpu_inc(unsigned long __percpu *counter)
 	this_cpu_inc(*counter);
 }
 
+/* Over all possible CPUs */
 unsigned long ip_vs_reuse_sum_counter(unsigned long __percpu *counter)
 {
 	unsigned long sum = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the abstractions of namespaces and counters need and bindgen cannot call: static
- * inlines and macros. Each function is the kernel's of the same name, unless it says more.
+ * Helpers for the abstractions of networking: bindgen cannot bind to static inline functions and
+ * macros. A helper is named for the function that it calls, or has a comment in helpers.c.
  */
 #ifndef _IP_VS_REUSE_NET_HELPERS_H
 #define _IP_VS_REUSE_NET_HELPERS_H

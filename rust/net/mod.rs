@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network namespaces and packets.
+//! Abstractions of networking: namespaces, packets and per-CPU counters.
 
 mod counters;
 mod family;
 mod for_each;
 mod namespace;
 mod packet;
+mod per_namespace;
+mod registration;
 mod transport;
 
 pub use self::counters::PerCpuCounters;
 pub use self::family::Family;
-pub use self::namespace::{Id, Namespace, PerNamespace, ProcFile, Registration, StaticId};
+pub use self::namespace::Namespace;
 pub use self::packet::Packet;
+pub use self::per_namespace::{Id, PerNamespace, ProcFile, StaticId};
+pub use self::registration::Registration;
 pub use self::transport::Transport;

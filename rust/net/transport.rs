@@ -7,12 +7,12 @@
 
 use crate::bindings;
 
-/// Where the transport header of an unfragmented packet is.
+/// The transport header of a packet that is not a fragment.
 #[derive(Clone, Copy)]
 pub struct Transport {
-    /// The protocol's number: [`Transport::TCP`] and so on.
+    /// The protocol number, such as [`Transport::TCP`].
     pub protocol: u8,
-    /// Bytes from the network header.
+    /// The offset in bytes from the network header.
     pub offset: u32,
 }
 
@@ -24,10 +24,10 @@ impl Transport {
     /// `IPPROTO_SCTP`
     pub const SCTP: u8 = bindings::IPPROTO_SCTP as u8;
 
-    /// Where in TCP's header its flags are, in bytes.
+    /// The offset in bytes of the flags in a TCP header.
     pub const TCP_FLAGS: u32 = 13;
 
-    /// Whether these flags of TCP's are SYN without ACK, RST and FIN.
+    /// Whether these TCP flags have SYN, and neither ACK nor RST nor FIN.
     #[inline]
     pub const fn is_syn(flags: u8) -> bool {
         const FIN: u8 = 0x01;
@@ -38,7 +38,7 @@ impl Transport {
         flags & (SYN | ACK | RST | FIN) == SYN
     }
 
-    /// Whether IPv6's next header is an extension header, with another header behind it: hop-by-hop
+    /// Whether an IPv6 next header is an extension header that another header follows: hop-by-hop
     /// options, routing, fragment, authentication, destination options.
     #[inline]
     pub const fn is_extension(next_header: u8) -> bool {
