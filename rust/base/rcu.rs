@@ -82,7 +82,7 @@ impl<T: Send + Sync> Drop for RcuBox<T> {
 /// RCU grace period after this is.
 ///
 /// It is dropped in softirq, so its destructor must not sleep. A module that publishes values calls
-/// [`rcu_barrier`] before it is unloaded.
+/// `rcu_barrier()` before it is unloaded.
 ///
 /// # Invariants
 ///

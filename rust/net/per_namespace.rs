@@ -75,8 +75,7 @@ pub struct ProcFile<T> {
     pub show: fn(&T, &SeqFile),
 }
 
-/// Data that a module keeps in every network namespace. See
-/// [`Registration`](super::Registration).
+/// Data that a module keeps in every network namespace while a `Registration` of it exists.
 ///
 /// # Examples
 ///

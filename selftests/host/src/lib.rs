@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of the module that need nothing of the kernel, so that the tests beside this crate
-//! can run them where a debugger, a million cases and a second are at hand.
+//! The module's files that need nothing of the kernel, compiled for the host, where a million cases
+//! take a second. And two abstractions over a mock of the kernel crate: [`compile_fail`] tests that
+//! their misuse does not compile.
 
 #![no_std]
-#![forbid(unsafe_code)]
 #![warn(
     missing_docs,
     clippy::indexing_slicing,
@@ -12,7 +12,26 @@
     clippy::unwrap_used
 )]
 
+// What the module calls `kernel` and `crate` are both this crate.
+extern crate self as kernel;
+extern crate std;
+
+pub mod compile_fail;
+#[path = "kernel.rs"]
+mod mock;
+#[allow(dead_code)] // what a registration uses
+#[path = "../../../rust/net/per_namespace.rs"]
+mod per_namespace;
+#[forbid(unsafe_code)]
 #[path = "../../../rust/policy.rs"]
 pub mod policy;
+#[allow(dead_code)] // what p2c and the registrations use
+#[path = "../../../rust/base/rcu.rs"]
+mod rcu;
+#[forbid(unsafe_code)]
 #[path = "../../../rust/sampler.rs"]
 pub mod sampler;
+
+pub use mock::{alloc, bindings, ffi, netfilter, prelude, seq_file, sync, types, Namespace};
+pub use per_namespace::{Id, PerNamespace, ProcFile, StaticId};
+pub use rcu::{Published, RcuBox, Retired};
