@@ -23,8 +23,8 @@ release=$2 mode=${3:-}
 series=/src/patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
 home=net/netfilter/ipvs/reuse
 
-# Where IPVS lets a module decide, it needs no hooks of its own.
-stock_only=(hooks.rs hooks.c hooks.h base/periodic.rs ipvs/lookup.rs net/for_each.rs netfilter/hooks.rs)
+# Where IPVS lets a module decide, it needs no hooks of its own; and that is Linux 7.3 or later.
+stock_only=(hooks.rs hooks.c hooks.h base/{linux_7_2,periodic}.rs ipvs/lookup.rs net/for_each.rs netfilter/hooks.rs)
 
 # files_of PATCH: the files of rust/ that are there with this patch.
 files_of() {
@@ -45,7 +45,7 @@ files_of() {
 # one, and the line about one in a list in the documentation.
 cat >/tmp/names.awk <<'EOF'
 BEGIN { split(modules, list); for (i in list) there[list[i]] }
-/^#\[cfg(_attr)?\((not\()?IP_VS_FLOW_OPS/ { next }
+/^#\[cfg(_attr)?\((not\()?(IP_VS_FLOW_OPS|LINUX_7_2)/ { next }
 /^ *#\[/ { held = held $0 "\n"; next }
 {
 	name = ""

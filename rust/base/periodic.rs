@@ -1,19 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that is done once a second. Needed on a stock kernel only.
+//! Work that runs once a second. For a stock kernel only.
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
 use crate::bindings;
 use kernel::{container_of, prelude::*, types::Opaque};
 
-/// What is to be done once a second.
+/// Work for [`Periodic`].
 pub trait Task: Send + Sync + 'static {
-    /// Does it. May sleep. What failed is tried again a second later.
+    /// Does the work. May sleep. After an error it is called again a second later.
     fn run(&self) -> Result;
 }
 
-/// Runs a [`Task`] at once, and then once a second until dropped, never twice at a time.
+/// Runs a [`Task`] at once, and then once a second until dropped (`struct delayed_work`). Two runs
+/// never overlap.
+///
+/// # Examples
+///
+/// ```ignore
+/// struct Tick;
+///
+/// impl Task for Tick {
+///     fn run(&self) -> Result {
+///         pr_info!("a second has passed\n");
+///         Ok(())
+///     }
+/// }
+///
+/// let ticks = KBox::pin_init(Periodic::new(Tick), GFP_KERNEL)?;
+/// ```
 #[pin_data(PinnedDrop)]
 pub struct Periodic<T: Task> {
     #[pin]
@@ -22,17 +38,18 @@ pub struct Periodic<T: Task> {
     task: T,
 }
 
-// SAFETY: A task may be run and dropped on any thread, and `cancel_delayed_work_sync()` called.
+// SAFETY: Any thread may run and drop a task, and call `cancel_delayed_work_sync()`.
 unsafe impl<T: Task> Send for Periodic<T> {}
 // SAFETY: A shared reference gives access to nothing.
 unsafe impl<T: Task> Sync for Periodic<T> {}
 
 impl<T: Task> Periodic<T> {
-    /// Begins. May sleep. Errors: those of the task, also of its first run.
+    /// Runs the task and schedules the next run. May sleep. Errors: those of the task's initializer
+    /// and of its first run.
     pub fn new(task: impl PinInit<T, Error>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             work <- Opaque::ffi_init(|work| {
-                // SAFETY: `work` is memory for it, pinned until `drop` has cancelled it.
+                // SAFETY: `work` is pinned, and valid until `drop` has cancelled it.
                 unsafe {
                     bindings::ip_vs_reuse_init_delayed_work(work, Some(Self::work_callback))
                 }
@@ -53,15 +70,16 @@ impl<T: Task> Periodic<T> {
 
     /// # Safety
     ///
-    /// To be called by the workqueue only, for the work of a `Periodic<T>`.
+    /// Only the workqueue may call this, for the work of a `Periodic<T>`.
     unsafe extern "C" fn work_callback(work: *mut bindings::work_struct) {
-        // SAFETY: By the contract it is that of a `delayed_work`, and only the address is taken.
+        // SAFETY: By the contract `work` is part of a `delayed_work`.
         let work = unsafe { container_of!(work, bindings::delayed_work, work) };
-        // SAFETY: By the contract, likewise; `Opaque` is a transparent wrapper.
+        // SAFETY: By the contract the `delayed_work` is part of a `Periodic<T>`; `Opaque` is a
+        // transparent wrapper.
         let this = unsafe { container_of!(Opaque::cast_from(work), Self, work) };
-        // SAFETY: `drop` waits for this to return before anything of it goes away.
+        // SAFETY: `drop` waits until this function has returned.
         let this = unsafe { &*this };
-        // A second later it is tried again.
+        // After an error it is tried again in a second.
         let _ = this.task.run();
         this.schedule();
     }
@@ -70,8 +88,8 @@ impl<T: Task> Periodic<T> {
 #[pinned_drop]
 impl<T: Task> PinnedDrop for Periodic<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: The work was initialized, or this object would not be. It may be scheduling
-        // itself: `cancel_delayed_work_sync()` waits for that and prevents it.
+        // SAFETY: `new` has initialized the work. `cancel_delayed_work_sync()` waits for a run, and
+        // prevents that the run schedules the next one.
         unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 }

@@ -14,7 +14,7 @@
 
 #include "helpers.h"
 
-/* How many replays on output this processor is in */
+/* The number of replays at LOCAL_OUT that this CPU is in, one inside the other */
 static DEFINE_PER_CPU(unsigned int, ip_vs_reuse_depth);
 
 static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_state *state,
@@ -23,7 +23,7 @@ static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_s
 	const struct nf_conn_synproxy *synproxy = nfct_synproxy(ct);
 	const struct sock *sk = skb_to_full_sk(skb) ?: state->sk;
 
-	/* ctnetlink gives each conntrack that it makes an unused one */
+	/* ctnetlink adds the extension to each conntrack that it makes, without an isn */
 	to->synproxy_syn = synproxy && synproxy->isn;
 	to->not_socket_mark = skb->mark != (sk ? READ_ONCE(sk->sk_mark) : 0);
 	to->nested = this_cpu_read(ip_vs_reuse_depth);
@@ -44,7 +44,7 @@ static void read_obstacles_in(const struct sk_buff *skb, const struct nf_hook_st
 	to->exceeds_frag_max_size = IP6CB(skb)->frag_max_size && skb->len > IP6CB(skb)->frag_max_size;
 }
 
-/* Of a packet with a conntrack, at LOCAL_IN or LOCAL_OUT; @to is zeroed */
+/* The packet has a conntrack, and is at LOCAL_IN or LOCAL_OUT. @to is zeroed. */
 void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state *state,
 			      struct ip_vs_reuse_obstacles *to)
 {
@@ -62,7 +62,7 @@ void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state 
 		read_obstacles_in(skb, state, ct, dir, to);
 }
 
-/* At LOCAL_IN: the packet arrives from the receive queue, without what rules have made of it */
+/* At LOCAL_IN: receives the packet again, without the route, socket and mark of the first time */
 static bool replay_in(struct sk_buff *skb)
 {
 	skb_orphan(skb);
@@ -71,12 +71,12 @@ static bool replay_in(struct sk_buff *skb)
 	return netif_rx(skb) == NET_RX_SUCCESS;
 }
 
-/* At LOCAL_OUT: the packet passes it again. The result is the sender's, as an error. */
+/* At LOCAL_OUT: sends the packet again. Returns 0, or an error for the sender. */
 static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	int err;
 
-	local_bh_disable();	/* or another packet would meet this depth */
+	local_bh_disable();	/* a softirq's packet must not see this depth */
 	__this_cpu_inc(ip_vs_reuse_depth);
 	if (state->pf == NFPROTO_IPV6)
 		err = ip6_local_out(state->net, state->sk, skb);
@@ -89,8 +89,8 @@ static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 }
 
 /*
- * Lets the packet arrive or be sent again, without its conntrack. Returns false if it is lost;
- * @verdict says whether it is still the caller's.
+ * Receives or sends the packet again, without its conntrack. Returns false if the packet is lost.
+ * After NF_DROP in @verdict the caller still owns the packet.
  */
 bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state,
 			unsigned int *verdict)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the abstractions of netfilter need and bindgen cannot call: static inlines.
+ * Helpers for the abstractions of netfilter, where those need static inline functions and macros.
  */
 #ifndef _IP_VS_REUSE_NETFILTER_HELPERS_H
 #define _IP_VS_REUSE_NETFILTER_HELPERS_H

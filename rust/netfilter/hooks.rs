@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hooks of the module's own, at LOCAL_IN and LOCAL_OUT of both families. Needed on a stock kernel
-//! only.
+//! Hooks of the module's own, at LOCAL_IN and LOCAL_OUT of IPv4 and IPv6. For a stock kernel only.
 //!
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
@@ -18,39 +17,62 @@ use kernel::{
     sync::atomic::{AtomicFlag, Full, Relaxed},
 };
 
-/// A hook for all packets that are delivered to this machine or sent by it.
+/// A hook at LOCAL_IN and LOCAL_OUT.
+///
+/// # Examples
+///
+/// ```ignore
+/// struct AcceptAll;
+///
+/// static OPS: HookOps<AcceptAll> = HookOps::new();
+/// static ID: Id<NamespaceHooks<AcceptAll>> = Id::new();
+///
+/// impl Hook for AcceptAll {
+///     const LOCAL_IN_PRIORITY: i32 = 0;
+///     const LOCAL_OUT_PRIORITY: i32 = 0;
+///     const OPS: &'static HookOps<Self> = &OPS;
+///     const ID: StaticId<NamespaceHooks<Self>> = StaticId::new(&ID);
+///
+///     fn is_needed(_: &Namespace) -> bool {
+///         true
+///     }
+///
+///     fn handle(packet: HookPacket<'_>) -> Verdict<'_> {
+///         packet.accept()
+///     }
+/// }
+/// ```
 pub trait Hook: Sized + 'static {
-    /// Before or after which other hooks at LOCAL_IN. Lower priorities see a packet earlier.
+    /// The priority at LOCAL_IN. Hooks with lower priorities run first.
     const LOCAL_IN_PRIORITY: i32;
 
-    /// The same at LOCAL_OUT.
+    /// The priority at LOCAL_OUT.
     const LOCAL_OUT_PRIORITY: i32;
 
-    /// The static that netfilter knows the hook by.
+    /// The operations of this hook. Netfilter knows a hook by their address, so they are a static.
     const OPS: &'static HookOps<Self>;
 
-    /// The static number of the hook's own state in a namespace.
+    /// The id of the hook's own data in a namespace.
     const ID: StaticId<NamespaceHooks<Self>>;
 
-    /// Whether a namespace needs the hook. Asked once a second, also where it is registered by now:
-    /// there it stays. May sleep.
+    /// Whether the hook is to be registered in a namespace. Called once a second, may sleep. A hook
+    /// that has been registered stays so, whatever this returns later.
     fn is_needed(namespace: &Namespace) -> bool;
 
-    /// Decides about one packet. Softirq or process context, in an RCU read-side critical section.
+    /// Handles one packet. Softirq or process context, in an RCU read-side critical section.
     fn handle(packet: HookPacket<'_>) -> Verdict<'_>;
 }
 
-/// What netfilter keeps of a [`Hook`], by address: `struct nf_hook_ops` for each place.
+/// The operations of a [`Hook`]: a `struct nf_hook_ops` for each family and hook point.
 pub struct HookOps<H: Hook>([bindings::nf_hook_ops; 4], PhantomData<H>);
 
-// SAFETY: Nobody writes to the operations. Netfilter, and under RCU whoever lists hooks, reads
-// them.
+// SAFETY: Nobody writes to the operations. Netfilter, and RCU readers that list hooks, read them.
 unsafe impl<H: Hook> Sync for HookOps<H> {}
 
 impl<H: Hook> HookOps<H> {
-    /// The priority of destination NAT, the same for both families.
+    /// `NF_IP_PRI_NAT_DST`, the same number for both families.
     pub const NAT_DST: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_NAT_DST;
-    /// The priority of source NAT.
+    /// `NF_IP_PRI_NAT_SRC`, the same number for both families.
     pub const NAT_SRC: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_NAT_SRC;
 
     /// The operations of `H`.
@@ -76,8 +98,8 @@ impl<H: Hook> HookOps<H> {
             pf: family.number(),
             hooknum,
             priority,
-            // SAFETY: Zeroes are integers, null pointers, and a list entry that only nf_tables
-            // looks at, in hooks of its own.
+            // SAFETY: The other fields are integers, null pointers, and a list entry that only
+            // nf_tables uses. Zeroes are valid for all of them.
             ..unsafe { MaybeUninit::zeroed().assume_init() }
         }
     }
@@ -90,16 +112,16 @@ impl<H: Hook> HookOps<H> {
 
     /// # Safety
     ///
-    /// May be called only by netfilter, for operations of this type.
+    /// Only netfilter may call this, for operations of this type.
     unsafe extern "C" fn hook_callback(
         _: *mut c_void,
         skb: *mut bindings::sk_buff,
         state: *const bindings::nf_hook_state,
     ) -> c_uint {
         // SAFETY: `nf_hook_slow()` passes a packet and a state that are valid for this call, in an
-        // RCU read-side critical section, and takes the verdict. At LOCAL_IN and LOCAL_OUT the
-        // packet's data starts at its network header: `ip_local_deliver()`, `__ip_local_out()` and
-        // so on have it there.
+        // RCU read-side critical section, and applies the verdict. At LOCAL_IN and LOCAL_OUT the
+        // packet's data starts at the network header (`ip_local_deliver()`, `__ip_local_out()` and
+        // their IPv6 counterparts).
         let packet = unsafe { HookPacket::from_raw(skb, state) };
         H::handle(packet).into_raw()
     }
@@ -109,15 +131,16 @@ impl<H: Hook> HookOps<H> {
 pub struct NamespaceHooks<H: Hook>(AtomicFlag, PhantomData<fn() -> H>);
 
 impl<H: Hook> NamespaceHooks<H> {
-    /// May sleep. `ENOMEM`, or netfilter's error; after an error none of them is registered.
+    /// Registers the hooks, once. May sleep. `ENOMEM`, or netfilter's error; after an error none of
+    /// them is registered.
     fn register(&self, namespace: &Namespace) -> Result {
         if self.0.xchg(true, Full) {
             return Ok(());
         }
-        // SAFETY: The namespace is alive. Netfilter keeps the addresses of the hooks and reads them
-        // (`nf_hook_entries_grow()`): they are static. Those of before it takes away if one cannot
-        // be registered. `pre_exit` takes them away otherwise, and a packet may be in them for
-        // a grace period more: until then `Registration` keeps the module.
+        // SAFETY: The namespace is alive. Netfilter keeps pointers to the operations and reads them
+        // (`nf_hook_entries_grow()`); they are static. `pre_exit` unregisters them. A packet may be
+        // in the hooks for a grace period after that, for which `Registration` waits. On an error
+        // netfilter unregisters those that it has registered.
         to_result(unsafe {
             bindings::nf_register_net_hooks(
                 namespace.as_ptr(),
@@ -138,7 +161,7 @@ impl<H: Hook> PerNamespace for NamespaceHooks<H> {
 
     fn pre_exit(&self, namespace: &Namespace) {
         if self.0.load(Relaxed) {
-            // SAFETY: They are registered, by `register`, and the namespace is alive.
+            // SAFETY: `register` has registered them, and the namespace is alive.
             unsafe {
                 bindings::nf_unregister_net_hooks(
                     namespace.as_ptr(),
@@ -150,8 +173,22 @@ impl<H: Hook> PerNamespace for NamespaceHooks<H> {
     }
 }
 
-/// Keeps the hooks of `H` registered in the namespaces that need them, from the second on in which
-/// they do, until dropped. Then no packet is in the hook any more.
+/// Keeps the hooks of `H` registered in the namespaces that need them, until dropped. After that no
+/// packet is in the hook any more.
+///
+/// A namespace that needs the hooks later gets them within a second.
+///
+/// # Examples
+///
+/// ```ignore
+/// #[pin_data]
+/// struct Module {
+///     #[pin]
+///     hooks: HookRegistration<AcceptAll>,
+/// }
+///
+/// try_pin_init!(Module { hooks <- HookRegistration::new() })
+/// ```
 #[pin_data]
 pub struct HookRegistration<H: Hook> {
     #[pin]
@@ -159,8 +196,8 @@ pub struct HookRegistration<H: Hook> {
 }
 
 impl<H: Hook> HookRegistration<H> {
-    /// Registers the hooks where they are needed by now. May sleep. `ENOMEM`, or netfilter's error;
-    /// after an error no packet is in the hook.
+    /// Registers the hooks in all namespaces that need them now. May sleep. `ENOMEM`, or netfilter's
+    /// error; after an error no packet is in the hook.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             registrar <- Periodic::new(try_pin_init!(Registrar {
@@ -170,7 +207,7 @@ impl<H: Hook> HookRegistration<H> {
     }
 }
 
-/// Registers the hooks of `H` where they are needed.
+/// Registers the hooks of `H` in namespaces that need them and do not have them yet.
 #[pin_data]
 struct Registrar<H: Hook> {
     #[pin]
@@ -179,9 +216,9 @@ struct Registrar<H: Hook> {
 
 impl<H: Hook> Task for Registrar<H> {
     fn run(&self) -> Result {
-        self.namespaces.for_each(|namespace, hooked| {
+        self.namespaces.for_each(|namespace, hooks| {
             if H::is_needed(namespace) {
-                hooked.register(namespace)?;
+                hooks.register(namespace)?;
             }
             Ok(())
         })

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Netfilter: hooks, the packets that they are given, and the conntracks of those.
+//! Abstractions of netfilter: hooks, the packets of hooks and the conntracks of those packets.
 
 mod hooks;
 mod packet;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets that a hook has been given, and what may become of them.
+//! The packets of hooks, their verdicts and their conntracks.
 //!
 //! C headers: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h),
 //! [`include/net/netfilter/nf_conntrack.h`](srctree/include/net/netfilter/nf_conntrack.h)
@@ -14,18 +14,17 @@ use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::{
     ffi::c_uint,
-    sync::atomic::{Atomic, Relaxed},
+    sync::atomic::{atomic_load, Relaxed},
 };
 
-/// Ties a [`Verdict`] to the one packet that it is about: `'a` is invariant, and each call of a
-/// hook has a lifetime of its own.
+/// Ties a [`Verdict`] to its packet: `'a` is invariant, and each call of a hook has a lifetime of
+/// its own.
 type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
 
-/// A packet that netfilter has given to a hook, which must say what becomes of it.
+/// A packet (`struct sk_buff`) that netfilter has passed to a hook.
 ///
-/// A hook returns a [`Verdict`] of the same `'a`, and the only way to one is to give this packet up
-/// for it. So a hook cannot go on with a packet that it has given away, and cannot forget to tell
-/// netfilter.
+/// A hook must return a [`Verdict`] with the same `'a`, and can get one only by giving this packet
+/// up. So a hook cannot use a packet that it has given away, and cannot forget the verdict.
 ///
 /// # Examples
 ///
@@ -37,56 +36,57 @@ type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
 ///
 /// # Invariants
 ///
-/// `packet` is the packet of a hook at `LOCAL_IN` or `LOCAL_OUT` that has not returned, and `state`
-/// is the state that the hook was given with it.
+/// `packet` and `state` are those of one call of a hook at `LOCAL_IN` or `LOCAL_OUT`. The hook has
+/// not returned, and it owns the packet.
 pub struct HookPacket<'a> {
     packet: &'a Packet,
     state: &'a HookState,
     _brand: Brand<'a>,
 }
 
-/// What a hook tells netfilter about a packet.
-#[must_use = "netfilter must be told what became of the packet"]
+/// A hook's verdict about its packet (`NF_ACCEPT` and so on).
+#[must_use = "netfilter needs a verdict for each packet"]
 pub struct Verdict<'a>(c_uint, Brand<'a>);
 
 impl Verdict<'_> {
-    /// The verdict as netfilter wants it.
+    /// The verdict as netfilter's number.
     #[inline]
     pub(crate) fn into_raw(self) -> c_uint {
         self.0
     }
 }
 
-/// What could keep a packet from arriving, or being sent, a second time just as it was the first
-/// time. At `LOCAL_OUT` only the first two and the last two can be true, at `LOCAL_IN` only the first
-/// and the four in the middle.
+/// Properties of a packet that prevent a faithful replay.
+///
+/// At `LOCAL_OUT` only the first two and the last two can be true. At `LOCAL_IN` only the first one
+/// and the four in the middle can be.
 pub struct Obstacles {
-    /// NAT has changed the packet: its addresses are not those of its conntrack any more.
+    /// NAT has changed the packet: its addresses differ from the tuple of its conntrack.
     pub is_translated: bool,
     /// It is the SYN that SYNPROXY sends to the server.
     pub is_synproxy_syn: bool,
-    /// It came over the loopback device.
+    /// It was received on the loopback device.
     pub is_from_loopback: bool,
-    /// It has IPv4 options or IPv6 hop-by-hop options, which each router may write to.
+    /// It has IPv4 options or IPv6 hop-by-hop options, which routers may change.
     pub has_ip_options: bool,
-    /// An IPv6 packet that is larger than any of the fragments that it was made from.
+    /// It is a reassembled IPv6 packet, larger than the largest of its fragments (`frag_max_size`).
     pub exceeds_frag_max_size: bool,
-    /// It came through a VRF, and its conntrack is not in the default zone.
+    /// It was received through a VRF, and its conntrack is not in the default zone.
     pub has_zone_in_vrf: bool,
-    /// It does not have the mark of its socket any more.
+    /// Its mark is not the mark of its socket.
     pub differs_from_socket_mark: bool,
-    /// It is being replayed right now, on output.
+    /// It is being replayed at `LOCAL_OUT` already.
     pub is_nested: bool,
 }
 
 impl<'a> HookPacket<'a> {
-    /// Takes over the packet that a hook was given.
+    /// Takes over the packet of a hook.
     ///
     /// # Safety
     ///
-    /// `skb` and `state` satisfy the invariants of [`Packet`], [`HookState`] and [`HookPacket`] for
-    /// `'a`. No other `HookPacket` is made for this call of the hook, and the caller returns the
-    /// verdict of this one to netfilter.
+    /// For `'a`, `skb` and `state` satisfy the invariants of [`Packet`], [`HookState`] and
+    /// [`HookPacket`]. The caller makes no other `HookPacket` for this call of the hook, and returns
+    /// the verdict of this one to netfilter.
     #[inline]
     pub(crate) unsafe fn from_raw(
         skb: *mut bindings::sk_buff,
@@ -104,19 +104,19 @@ impl<'a> HookPacket<'a> {
         }
     }
 
-    /// The circumstances of the packet.
+    /// The state that netfilter has passed with the packet.
     #[inline]
     pub fn state(&self) -> &'a HookState {
         self.state
     }
 
-    /// Lets the packet go on to the next hook (`NF_ACCEPT`).
+    /// Passes the packet on to the next hook (`NF_ACCEPT`).
     #[inline]
     pub fn accept(self) -> Verdict<'a> {
         Verdict(bindings::NF_ACCEPT, PhantomData)
     }
 
-    /// The conntrack that the packet carries.
+    /// The packet's conntrack. The packet holds a reference to it.
     #[inline]
     fn conntrack(&self) -> Option<NonNull<bindings::nf_conn>> {
         // SAFETY: The packet is valid by its invariants.
@@ -124,33 +124,34 @@ impl<'a> HookPacket<'a> {
         NonNull::new((nfct & bindings::NFCT_PTRMASK as usize) as *mut _)
     }
 
-    /// Whether the packet carries a conntrack. One load.
+    /// Whether the packet has a conntrack. One load.
     #[inline]
     pub fn has_conntrack(&self) -> bool {
         self.conntrack().is_some()
     }
 
-    /// Whether it carries a conntrack that is confirmed: an earlier packet has put it into the
-    /// table.
+    /// Whether the packet has a confirmed conntrack: an earlier packet of the flow has inserted it
+    /// into the table.
     #[inline]
     pub fn has_confirmed_conntrack(&self) -> bool {
         self.conntrack().is_some_and(|ct| {
-            // SAFETY: The packet holds a reference to its conntrack.
+            // SAFETY: The packet holds its conntrack; only the address is taken.
             let status = unsafe { &raw mut (*ct.as_ptr()).status };
-            // SAFETY: The conntrack is valid, and C changes its status atomically.
-            let status = unsafe { Atomic::from_ptr(status) }.load(Relaxed);
+            // SAFETY: The field is valid, and C changes it with atomic bit operations.
+            let status = unsafe { atomic_load(status, Relaxed) };
             status & bindings::ip_conntrack_status_IPS_CONFIRMED as usize != 0
         })
     }
 
-    /// What could keep the packet from arriving a second time as it was. All false, and
-    /// meaningless, if it carries no conntrack.
+    /// What prevents a faithful replay of the packet. Nothing, and meaningless, if the packet has no
+    /// conntrack.
     pub fn obstacles(&self) -> Obstacles {
         let mut obstacles = MaybeUninit::<bindings::ip_vs_reuse_obstacles>::zeroed();
 
         if self.has_conntrack() {
-            // SAFETY: Packet and state are valid by their invariants, `obstacles` is a local. The
-            // packet's data starts at its network header and it carries a conntrack.
+            // SAFETY: Packet and state are valid by their invariants, at LOCAL_IN or LOCAL_OUT. The
+            // packet has a conntrack, and its data starts at the network header. `obstacles` is
+            // valid for writes.
             unsafe {
                 bindings::ip_vs_reuse_read_obstacles(
                     self.as_ptr(),
@@ -159,7 +160,7 @@ impl<'a> HookPacket<'a> {
                 )
             };
         }
-        // SAFETY: Zeroes are valid for booleans.
+        // SAFETY: All fields are booleans, for which zeroes are valid.
         let obstacles = unsafe { obstacles.assume_init() };
         Obstacles {
             is_translated: obstacles.translated,
@@ -173,18 +174,19 @@ impl<'a> HookPacket<'a> {
         }
     }
 
-    /// Kills the packet's conntrack: takes it out of the table and tells listeners. Gives the
-    /// packet back if it carries no confirmed conntrack, if somebody else kills that, or if a
-    /// listener could not be told.
+    /// Kills the packet's conntrack: removes it from the table and delivers the event.
+    ///
+    /// Gives the packet back if it has no confirmed conntrack, if somebody else is killing the
+    /// conntrack, or if the event could not be delivered.
     pub fn kill_conntrack(self) -> Result<ReplayablePacket<'a>, Self> {
         let Some(ct) = self.conntrack().filter(|_| self.has_confirmed_conntrack()) else {
             return Err(self);
         };
-        // SAFETY: The packet holds a reference to the conntrack, which is confirmed: the table has
-        // another, which `nf_ct_delete()` gives back once (`IPS_DYING_BIT`), whoever calls it. It
-        // disables softirqs where it takes the table's locks. No netlink port asked for it.
+        // SAFETY: The packet holds its conntrack. The conntrack is confirmed, so the table has held
+        // a reference too, which `nf_ct_delete()` puts once, however many callers there are
+        // (`IPS_DYING_BIT`). It disables softirqs while it holds the locks of the table.
         if unsafe { bindings::nf_ct_delete(ct.as_ptr(), 0, 0) } {
-            // INVARIANT: It returned true to us.
+            // INVARIANT: It has returned true.
             Ok(ReplayablePacket(self))
         } else {
             Err(self)
@@ -201,32 +203,32 @@ impl Deref for HookPacket<'_> {
     }
 }
 
-/// A packet whose conntrack was killed by the hook that has the packet.
+/// A packet whose conntrack was killed by the hook that owns the packet.
 ///
-/// Lookups find a conntrack that is being killed until it is out of the table. If everybody who
-/// meets such a conntrack replayed the packet, one packet could meet it for ever, where the killer
-/// cannot go on until the packet is through: so only the killer may, and each replay has one
-/// conntrack less to meet.
+/// Lookups find a dying conntrack until it is unlinked. If every hook that meets a dying conntrack
+/// replayed its packet, a packet could meet the same conntrack for ever while it keeps the CPU from
+/// the killer. So only the killer may replay, and each replay removes one conntrack.
 ///
 /// # Invariants
 ///
-/// `nf_ct_delete()` has returned true for the packet's conntrack, to this hook.
+/// `nf_ct_delete()` has returned true to this hook for the packet's conntrack.
 pub struct ReplayablePacket<'a>(HookPacket<'a>);
 
 impl<'a> ReplayablePacket<'a> {
-    /// Lets the packet arrive, or be sent, once more, without its old conntrack. The second result
-    /// is false if the receive queue was full and the packet is lost.
+    /// Receives or sends the packet again, without its old conntrack. The second result is false if
+    /// the receive queue was full and the packet is lost.
     ///
-    /// At `LOCAL_IN` it goes into the receive queue of this processor (`netif_rx()`), from where it
-    /// passes tc, PRE_ROUTING, routing and LOCAL_IN again. As from a driver, it has no mark. At
-    /// `LOCAL_OUT` it passes LOCAL_OUT again before this returns, and so may come back to the
-    /// hook; there it is [nested](Obstacles::is_nested), and would be dropped if it were replayed.
+    /// - At `LOCAL_IN` the packet goes to the receive queue of this CPU (`netif_rx()`), and from
+    ///   there through tc, PRE_ROUTING, routing and LOCAL_IN again. Its mark is 0, as if a driver
+    ///   had received it.
+    /// - At `LOCAL_OUT` the packet passes LOCAL_OUT again before this function returns. There the
+    ///   hook may meet it again, [nested](Obstacles::is_nested). A nested replay drops the packet.
     pub fn replay(self) -> (Verdict<'a>, bool) {
         let mut verdict = bindings::NF_DROP;
         let Self(packet) = self;
-        // SAFETY: Packet and state are valid by their invariants. The packet is the hook's until a
-        // verdict is returned, and is given up here; C says with the verdict whether it has taken
-        // it. By the type's invariants this ends, and C limits the depth on output.
+        // SAFETY: Packet and state are valid by their invariants. The hook owns the packet and gives
+        // it up here; `verdict` says whether C has taken it. Replays end: at LOCAL_IN by the type's
+        // invariants, at LOCAL_OUT because C limits the depth.
         let queued = unsafe {
             bindings::ip_vs_reuse_replay(packet.as_ptr(), packet.state.as_ptr(), &mut verdict)
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where on its way through netfilter a packet is.
+//! The state that netfilter passes to a hook.
 //!
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
@@ -8,18 +8,18 @@ use crate::bindings;
 use crate::net::{Family, Namespace};
 use kernel::types::Opaque;
 
-/// The circumstances of one packet (`struct nf_hook_state`).
+/// The state of one call of a hook (`struct nf_hook_state`).
 ///
 /// # Invariants
 ///
-/// The state is one that netfilter passed to a hook, which has not returned: this is an RCU
-/// read-side critical section (`nf_hook()`; `nfqnl_recv_verdict()` for a packet that user space
-/// gives back), and the packet's namespace has devices.
+/// The hook has not returned. So this is an RCU read-side critical section (`nf_hook()`, or
+/// `nfqnl_recv_verdict()` for a packet that user space has reinjected), and the packet's namespace
+/// has devices.
 #[repr(transparent)]
 pub struct HookState(Opaque<bindings::nf_hook_state>);
 
 impl HookState {
-    /// Wraps the state that a hook was given.
+    /// Wraps the state of a hook.
     ///
     /// # Safety
     ///
@@ -35,15 +35,17 @@ impl HookState {
         self.0.get()
     }
 
-    /// The namespace that the packet passes.
+    /// The network namespace.
     #[inline]
     pub fn namespace(&self) -> &Namespace {
-        // SAFETY: By the type's invariants; a packet's namespace outlives its hooks:
-        // `cleanup_net()` frees it after all devices have gone, and a grace period.
-        unsafe { Namespace::from_raw((*self.as_ptr()).net) }
+        // SAFETY: The state is valid by the type's invariants.
+        let net = unsafe { (*self.as_ptr()).net };
+        // SAFETY: A namespace outlives the hooks that its packets are in: `cleanup_net()` frees it
+        // after all devices have gone, and a grace period.
+        unsafe { Namespace::from_raw(net) }
     }
 
-    /// The packet's family.
+    /// The family of the packet.
     #[inline]
     pub fn family(&self) -> Family {
         // SAFETY: The state is valid by the type's invariants.

@@ -144,10 +144,6 @@ pub mod bindings {
         }
     }
 
-    pub unsafe fn rcu_barrier() {}
-
-    pub unsafe fn synchronize_rcu() {}
-
     pub unsafe fn ip_vs_reuse_net_generic(_: *mut net, _: c_uint) -> *mut c_void {
         core::ptr::null_mut()
     }

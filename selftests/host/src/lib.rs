@@ -25,7 +25,6 @@ mod per_namespace;
 #[forbid(unsafe_code)]
 #[path = "../../../rust/policy.rs"]
 pub mod policy;
-#[allow(dead_code)] // what p2c and the registrations use
 #[path = "../../../rust/base/rcu.rs"]
 mod rcu;
 #[forbid(unsafe_code)]
