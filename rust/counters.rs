@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counts, in one network namespace, what became of the packets that opened a flow and came with
-//! the conntrack and the IPVS entry of an older one: `/proc/net/ip_vs_reuse`, one `name value` a
-//! line. And, for all namespaces together, how often `p2c` had to keep an old table.
+//! The counters of `/proc/net/ip_vs_reuse`: one line `name value` each.
+//!
+//! They count, for each network namespace, what happened to packets that opened a flow while an
+//! older flow with the same addresses still had its conntrack and its IPVS entry. The last line,
+//! which is the same in all namespaces, counts failures of `p2c` to make a new table.
 
 use crate::net::PerCpuCounters;
 use crate::p2c;
@@ -11,14 +13,14 @@ use kernel::{prelude::*, seq_file::SeqFile, seq_print};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $event:ident = $name:literal,)*) => {
-        /// Something that is counted.
+        /// An event that is counted.
         #[derive(Clone, Copy)]
         pub enum Event { $($(#[doc = $doc])* $event),* }
 
         impl Event {
             const ALL: [Event; [$($name),*].len()] = [$(Event::$event),*];
 
-            /// The event's name, in `/proc/net/ip_vs_reuse` and in the tracepoints' `reason`.
+            /// The name in `/proc/net/ip_vs_reuse`, and the `reason` in the tracepoints.
             pub fn name(self) -> &'static CStr {
                 match self { $(Event::$event => $name),* }
             }
@@ -27,55 +29,55 @@ macro_rules! counters {
 }
 
 counters! {
-    /// A packet opened a flow, carried a confirmed conntrack, and matched an old entry. The sum of
-    /// all the others.
+    /// A packet opened a flow, had a confirmed conntrack, and matched an old entry. This is the sum
+    /// of all the others.
     Matched = c"matched",
-    /// TCP: replayed, the old flow had ended.
+    /// TCP, replayed: the old flow had ended.
     ReplayedTcpClosed = c"replayed_tcp_closed",
-    /// TCP: replayed, the real server had weight 0.
+    /// TCP, replayed: the destination had weight 0.
     ReplayedTcpDrained = c"replayed_tcp_drained",
-    /// TCP: replayed, the real server had left the service.
+    /// TCP, replayed: the destination was deleted.
     ReplayedTcpGone = c"replayed_tcp_gone",
-    /// SCTP: replayed, the old association had ended.
+    /// SCTP, replayed: the old association had ended.
     ReplayedSctpClosed = c"replayed_sctp_closed",
-    /// SCTP: replayed, the real server had weight 0.
+    /// SCTP, replayed: the destination had weight 0.
     ReplayedSctpDrained = c"replayed_sctp_drained",
-    /// SCTP: replayed, the real server had left the service.
+    /// SCTP, replayed: the destination was deleted.
     ReplayedSctpGone = c"replayed_sctp_gone",
-    /// UDP: replayed, the real server had left the service.
+    /// UDP, replayed: the destination was deleted.
     ReplayedUdpGone = c"replayed_udp_gone",
-    /// Left to IPVS, which goes on with the old flow.
+    /// Left to IPVS, which does not reschedule the flow.
     LeftInUse = c"left_in_use",
-    /// Left to IPVS: other entries depend on this one.
+    /// Left to IPVS: the entry controls others.
     LeftControlling = c"left_controlling",
-    /// Left to IPVS, which drops it: its server is gone and `expire_nodest_conn` is 0.
+    /// Left to IPVS, which drops it: the destination was deleted and `expire_nodest_conn` is 0.
     LeftUnavailable = c"left_unavailable",
-    /// Left to IPVS, which never kills this entry's conntrack.
+    /// Left to IPVS, which does not kill the conntrack of this entry.
     LeftUntracked = c"left_untracked",
     /// Left to IPVS: NAT has changed the packet.
     LeftTranslated = c"left_translated",
     /// Left to IPVS: SYNPROXY's own SYN.
     LeftSynproxy = c"left_synproxy",
-    /// Left to IPVS: it came over the loopback device.
+    /// Left to IPVS: it was received on the loopback device.
     LeftLoopback = c"left_loopback",
-    /// Left to IPVS: it has options that a router writes to.
+    /// Left to IPVS: it has IPv4 options or IPv6 hop-by-hop options.
     LeftOptions = c"left_options",
-    /// Left to IPVS: an IPv6 packet that is larger than the fragments it was made from.
+    /// Left to IPVS: it is a reassembled IPv6 packet, larger than its largest fragment.
     LeftFragments = c"left_fragments",
-    /// Left to IPVS: it came through a VRF, and its conntrack is in a zone.
+    /// Left to IPVS: it was received through a VRF, and its conntrack is in a zone.
     LeftVrfZone = c"left_vrf_zone",
-    /// Left to IPVS: a rule has changed its mark on output.
+    /// Left to IPVS: at LOCAL_OUT its mark is not the mark of its socket.
     LeftMarked = c"left_marked",
-    /// Left to IPVS: it is being replayed on output already.
+    /// Left to IPVS: it is being replayed at LOCAL_OUT already.
     LeftNested = c"left_nested",
     /// Left to IPVS: somebody else was killing the conntrack.
     LeftDying = c"left_dying",
-    /// The conntrack was killed, but the receive queue was full: the packet is lost.
+    /// The packet is lost: its conntrack was killed, but the receive queue was full.
     DroppedBacklog = c"dropped_backlog",
 }
 
 impl Event {
-    /// The event that a packet was replayed.
+    /// The event for a replayed packet.
     pub fn replayed(packet: FirstPacket, reason: ReplayReason) -> Self {
         match (packet, reason) {
             (FirstPacket::TcpSyn, ReplayReason::Closed) => Event::ReplayedTcpClosed,
@@ -84,7 +86,7 @@ impl Event {
             (FirstPacket::SctpInit, ReplayReason::Closed) => Event::ReplayedSctpClosed,
             (FirstPacket::SctpInit, ReplayReason::Drained) => Event::ReplayedSctpDrained,
             (FirstPacket::SctpInit, ReplayReason::Gone) => Event::ReplayedSctpGone,
-            // A datagram is never `is_new_conn()`: its server's absence is the only reason.
+            // `is_new_conn()` is false for UDP, so no other reason is possible.
             (FirstPacket::UdpDatagram, _) => Event::ReplayedUdpGone,
         }
     }
@@ -101,11 +103,11 @@ impl From<LeaveReason> for Event {
     }
 }
 
-/// One namespace's counters.
+/// The counters of one namespace.
 pub struct Counters(PerCpuCounters<{ Event::ALL.len() }>);
 
 impl Counters {
-    /// All 0. May sleep. `ENOMEM` where there is no memory.
+    /// Allocates the counters, all 0. May sleep. `ENOMEM` if the allocation fails.
     pub fn new() -> Result<Self> {
         PerCpuCounters::new().map(Self)
     }
@@ -116,7 +118,7 @@ impl Counters {
         self.0.increment(event as usize);
     }
 
-    /// Writes them all, one `name value` a line.
+    /// Writes all counters to the file, a line `name value` for each.
     pub fn show(&self, file: &SeqFile) {
         for event in Event::ALL {
             if let Ok(name) = event.name().to_str() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Gets the packets from an IPVS that lets a module decide about them.
+//! Gets reopened flows from a patched IPVS, which lets a module decide about them.
 
 use crate::ipvs::{FlowOps, FlowOpsRegistration, ReopenedFlow};
 use crate::netfilter::Verdict;
@@ -10,8 +10,7 @@ use kernel::prelude::*;
 /// Keeps the operations registered until dropped.
 pub type Registration = FlowOpsRegistration<Reopen>;
 
-/// Registers the operations, and says so in the kernel's log. Errors are those of
-/// [`FlowOpsRegistration::new`].
+/// Registers the operations, and logs it. Errors are those of [`FlowOpsRegistration::new`].
 pub fn register() -> impl PinInit<Registration, Error> {
     Registration::new().pin_chain(|_| {
         pr_info!("IPVS asks about packets that reopen a flow\n");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the module needs on a stock kernel only, where it finds packets by itself (hooks.rs,
- * base/periodic.rs, ipvs/lookup.rs, net/for_each.rs): static inlines and macros that bindgen cannot
- * call.
+ * Helpers for a stock kernel only, where the module has hooks of its own (hooks.rs,
+ * base/periodic.rs, ipvs/lookup.rs, net/for_each.rs): bindgen cannot bind to static inline
+ * functions and macros.
  */
 
 #include <linux/jiffies.h>
@@ -20,7 +20,7 @@
 #error "Without CONFIG_IP_VS_NFCT IPVS has no such fault; 32-bit machines are not supported"
 #endif
 
-/* Whether ip_vs_in_hook() would look for an entry, as far as packet and socket decide that */
+/* The checks of packet and socket that ip_vs_in_hook() makes before it looks up the entry */
 bool ip_vs_reuse_in_hook_would_look_up(struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	struct sock *sk;
@@ -40,19 +40,19 @@ bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip
 }
 
 /*
- * Whether a real server may just be leaving its service, or has left it while entries still refer
- * to it. IPVS marks it and puts it into the trash under the mutex, in this order: whoever finds the
- * mutex free after that finds the trash filled.
+ * Whether an entry may have a destination that was deleted, or is being deleted. Under the mutex
+ * IPVS first clears the destination's IP_VS_DEST_CF_AVAILABLE and then puts it into the trash. So
+ * if the mutex is free after the flag was cleared, the trash is not empty.
  */
 bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
 {
 	if (mutex_is_locked(&ipvs->service_mutex))
 		return true;
-	smp_rmb();	/* with the release of the mutex */
+	smp_rmb();	/* pairs with the release of the mutex */
 	return !list_empty(&ipvs->dest_trash);
 }
 
-/* cleanup_net() takes a namespace off the list under the lock before it begins to end it */
+/* Under this lock cleanup_net() removes a namespace from the list, before it ends the namespace */
 int ip_vs_reuse_for_each_net(int (*callback)(struct net *net, void *data), void *data)
 {
 	struct net *net;
@@ -79,5 +79,5 @@ void ip_vs_reuse_schedule_next_second(struct delayed_work *work)
 	schedule_delayed_work(work, round_jiffies_relative(HZ));
 }
 
-/* module! has no word for it */
+/* The module! macro does not support a version */
 MODULE_VERSION(IP_VS_REUSE_VERSION);

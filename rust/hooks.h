@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the module needs on a stock kernel only: see hooks.c.
+ * Helpers for a stock kernel only: see hooks.c.
  */
 #ifndef _IP_VS_REUSE_HOOKS_H
 #define _IP_VS_REUSE_HOOKS_H

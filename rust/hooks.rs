@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds the packets on a stock kernel: netfilter hooks just before those of IPVS.
+//! Gets reopened flows on a stock kernel, with netfilter hooks just before those of IPVS.
 //!
-//! They are registered where IPVS has hooks, so that other namespaces pay nothing. IPVS tells nobody
-//! about a namespace's first service: we look once a second.
+//! The hooks are registered only in namespaces where IPVS has hooks, so that others pay nothing.
+//! IPVS notifies nobody when a namespace gets its first service, so the module checks once a
+//! second.
 //!
-//! What a packet costs on top of the hook itself:
+//! The cost of a packet, beside the call of the hook:
 //!
 //! | packet | cost |
 //! | --- | --- |
-//! | that IPVS sends to a real server | one load |
-//! | without a conntrack | two loads |
-//! | TCP without SYN | the loads of its protocol and flags |
-//! | UDP | the load of `expire_nodest_conn`; if that is 1, two more |
-//! | TCP SYN, SCTP, IPv6 with extension headers; UDP while IPVS remembers servers that have left | a look at its conntrack; if that is confirmed, its headers are parsed |
-//! | opens a flow and carries a confirmed conntrack | one lookup in IPVS's table |
+//! | IPVS has handled it already | one load |
+//! | has no conntrack | two loads |
+//! | TCP without SYN | the loads of protocol and flags |
+//! | UDP | the load of `expire_nodest_conn`; if it is 1, two more |
+//! | TCP SYN, SCTP, IPv6 with extension headers | the load of the conntrack's status |
+//! | UDP while IPVS keeps deleted destinations | the load of the conntrack's status |
+//! | one of these two with a confirmed conntrack | the headers are parsed |
+//! | opens a flow and has a confirmed conntrack | one lookup in IPVS's connection table |
 //! | matches an old entry | see [`replay`] |
 
 use crate::ipvs::{IpHeader, Ipvs, ReopenedFlow};
@@ -27,8 +30,7 @@ use kernel::prelude::*;
 /// Keeps the hooks registered until dropped.
 pub type Registration = HookRegistration<BeforeIpvs>;
 
-/// Registers the hooks, and says so in the kernel's log. May sleep. Errors are those of
-/// [`HookRegistration::new`].
+/// Registers the hooks, and logs it. May sleep. Errors are those of [`HookRegistration::new`].
 pub fn register() -> impl PinInit<Registration, Error> {
     Registration::new().pin_chain(|_| {
         pr_info!(
@@ -47,9 +49,10 @@ static OPS: HookOps<BeforeIpvs> = HookOps::new();
 static ID: Id<NamespaceHooks<BeforeIpvs>> = Id::new();
 
 impl Hook for BeforeIpvs {
-    // One less than `ip_vs_in_hook()`, which is registered with a namespace's first service: of two
-    // hooks with the same priority the one that was registered later runs first. It is the priority
-    // of `ip_vs_out_hook()`, which looks for replies and so takes no packet that reopens a flow.
+    // Before `ip_vs_in_hook()`. The same priority would not do: of two hooks with one priority the
+    // one that was registered last runs first, and IPVS registers its hooks with the first service
+    // of a namespace. One less is the priority of `ip_vs_out_hook()`. That handles only replies,
+    // and so no packet that reopens a flow.
     const LOCAL_IN_PRIORITY: i32 = HookOps::<Self>::NAT_SRC - 2;
     const LOCAL_OUT_PRIORITY: i32 = HookOps::<Self>::NAT_DST + 1;
 
@@ -71,7 +74,7 @@ impl Hook for BeforeIpvs {
     }
 }
 
-/// Most packets show at a glance that they open no flow.
+/// Fast path: a few loads tell that most packets cannot reopen a flow.
 #[inline]
 fn may_reopen_flow(packet: &HookPacket<'_>) -> bool {
     if packet.is_handled_by_ipvs() || !packet.has_conntrack() {
@@ -91,8 +94,8 @@ fn may_reopen_flow(packet: &HookPacket<'_>) -> bool {
     }
 }
 
-/// Where the transport header is, unless the packet has IPv6 extension headers. `None` if the
-/// network header is not in the linear part. (No fragment has come this far.)
+/// The transport header, or the first extension header of an IPv6 packet. `None` if the network
+/// header is not in the linear part. Fragments were reassembled before.
 #[inline]
 fn peek_transport(packet: &Packet, family: Family) -> Option<Transport> {
     let (protocol, offset) = match family {
@@ -107,13 +110,13 @@ fn peek_transport(packet: &Packet, family: Family) -> Option<Transport> {
     Some(Transport { protocol, offset })
 }
 
-/// Whether IPVS may give up the entry of a datagram: its server has left, or is just leaving.
+/// Whether IPVS may reschedule a UDP flow: a destination was deleted, or is being deleted.
 #[inline]
 fn may_reschedule_udp(ipvs: &Ipvs) -> bool {
     ipvs.expire_nodest_conn() && ipvs.may_have_removed_destinations()
 }
 
-/// Slow path, for packets that may open a flow.
+/// Slow path, for packets that may reopen a flow.
 #[cold]
 #[inline(never)]
 fn find_reopened(packet: HookPacket<'_>) -> Verdict<'_> {
@@ -126,8 +129,8 @@ fn find_reopened(packet: HookPacket<'_>) -> Verdict<'_> {
     }
 }
 
-/// Where to look for the old entry: IPVS would look at the packet, which opens a flow and carries a
-/// confirmed conntrack.
+/// The key of the old entry. `None` if the packet does not open a flow, has no confirmed conntrack,
+/// or if IPVS would not look it up.
 #[inline]
 fn lookup_key<'a>(packet: &HookPacket<'a>) -> Option<(&'a Ipvs, IpHeader)> {
     let ipvs = Ipvs::of(packet.state().namespace())?;
@@ -136,9 +139,9 @@ fn lookup_key<'a>(packet: &HookPacket<'a>) -> Option<(&'a Ipvs, IpHeader)> {
         return None;
     }
     let header = IpHeader::parse(packet)?;
-    let opens = match replay::first_packet(packet, header.transport())? {
+    let may_reopen = match replay::first_packet(packet, header.transport())? {
         FirstPacket::UdpDatagram => may_reschedule_udp(ipvs),
         FirstPacket::TcpSyn | FirstPacket::SctpInit => true,
     };
-    opens.then_some((ipvs, header))
+    may_reopen.then_some((ipvs, header))
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IPVS in Rust: no lost first packet when a client reuses its port, and a scheduler.
+//! IPVS without lost first packets when a client reuses a port, and the scheduler p2c.
 //!
-//! - [`flows`] is where packets come from that reopen a flow.
-//! - [`replay`] replays those that IPVS would drop; it has [`counters`].
-//! - [`policy`] is the decision.
-//! - [`p2c`] is a scheduler; [`sampler`] is its arithmetic.
+//! - [`flows`] gets the packets that reopen a flow.
+//! - [`policy`] decides which of them are replayed.
+//! - [`replay`] replays them, and counts the outcome in [`counters`].
+//! - [`p2c`] is the scheduler, and [`sampler`] its arithmetic.
 //!
-//! Below them are the abstractions over C, and nothing above those is unsafe:
+//! They contain no unsafe code. That is in the abstractions of C code:
 //!
 //! - [`base`], RCU and random numbers
-//! - [`ipvs`]
+//! - [`ipvs`], connection entries, services, destinations and schedulers
 //! - [`net`], namespaces and packets
-//! - [`netfilter`], hooks, and packets with their conntracks
-//! - [`trace`], the tracepoints
+//! - [`netfilter`], hooks and their packets
+//! - [`trace`], tracepoints
 
 pub mod base;
 pub mod bindings;
@@ -40,7 +40,7 @@ module! {
     alias: ["ip_vs_p2c"],
 }
 
-/// What the module has registered, in the order in which it goes away.
+/// Everything that the module registers. The fields are dropped in this order.
 #[pin_data]
 pub struct Reuse {
     #[pin]
@@ -56,7 +56,7 @@ impl kernel::InPlaceModule for Reuse {
         try_pin_init!(Self {
             replay <- net::Registration::new(),
             flows <- flows::register(),
-            // Last: from here on services may use it.
+            // Must be the last step: from here on services may use the scheduler.
             p2c <- ipvs::SchedulerRegistration::new(module),
         })
     }

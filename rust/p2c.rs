@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `p2c`, a scheduler: weighted power of two choices, in a time that does not grow with the
-//! number of real servers.
+//! The scheduler `p2c`: weighted power of two choices, in constant time.
 //!
-//! Two real servers are drawn at random, in proportion to weight, and the one with fewer active
-//! connections per weight gets the connection. A server that is new gets its share at once and
-//! never a stampede: no more than it is drawn for, which is about twice its share. Connections
-//! that have ended and wait do not count as load.
+//! It draws two destinations at random, in proportion to weight. The one with fewer active
+//! connections per weight gets the connection. A new destination gets its share at once, and is
+//! never flooded: it gets only connections for which it is drawn, at most about twice its share.
+//! Connections in TIME_WAIT are not active, so they do not count as load.
 //!
-//! The draw takes a table ([`sampler`]) that is made anew when real servers
-//! come, go or change, and published by RCU. A change that finds no memory for a new one leaves
-//! the old one in force, is counted, and is made good by the next. The table says who is asked;
-//! who may be chosen is asked of the servers themselves, so that even an old table sends nothing
-//! to a server that is drained, deleted or overloaded.
+//! The draw uses a table ([`sampler`]), published by RCU. A change of the destinations makes a new
+//! one. If its allocation fails, the old table stays in use, the failure is counted, and the next
+//! successful change rebuilds the table. Weight, availability and overload are read from the
+//! destinations at each pick, so a stale table sends no connection to a destination that is
+//! drained, deleted or overloaded.
 
 use crate::base::{random, rcu_barrier, Published, RcuBox};
 use crate::ipvs::{Destination, Scheduler, Service};
@@ -32,21 +31,21 @@ use kernel::{
 /// The scheduler.
 pub struct P2c;
 
-/// The real servers that had weight when the table was made, and the table. A server's number
-/// is its column's.
+/// The table, and the destinations that had weight when it was made. A destination has the number
+/// of its column.
 struct DestinationTable {
     total: u64,
     columns: KVVec<Column>,
-    /// Shared with earlier and later tables: two atomics a server for each table, to take and
-    /// give back references, is what would cost most where servers are added one by one.
+    /// The first destinations, shared with other tables. Otherwise each new table would get and put
+    /// a reference to every destination, the largest cost of adding destinations one by one.
     shared: Arc<KVVec<ARef<Destination>>>,
-    /// Added since `shared` was made.
+    /// The other destinations, which were added after `shared` was made.
     added: KVVec<ARef<Destination>>,
-    /// This table's part of [`RETIRED_BYTES`]: nothing until it has been replaced.
+    /// What this table adds to [`RETIRED_BYTES`]; 0 until it is replaced.
     retired_bytes: Atomic<usize>,
 }
 
-/// How many servers may be added before the list of all is made anew.
+/// How many destinations can be added before the table gets a new `shared`.
 const ADDED_MAX: usize = 64;
 
 impl Drop for DestinationTable {
@@ -55,30 +54,30 @@ impl Drop for DestinationTable {
     }
 }
 
-/// What is kept for a service.
+/// The data of a service.
 pub struct State {
     table: Published<DestinationTable>,
-    /// The last change found no memory: the next must look at all servers.
+    /// The last change has failed, so the next one must read the whole list of destinations.
     must_rebuild: AtomicFlag,
 }
 
-/// Changes that found no memory for a new table, in all namespaces, since the module was loaded.
+/// The number of failures to make a new table, in all namespaces, since the module was loaded.
 static FAILED_REBUILDS: Atomic<usize> = Atomic::new(0);
 
-/// Bytes of old tables that wait for their grace period, in all namespaces.
+/// The size of all replaced tables that wait for their grace period, in all namespaces.
 static RETIRED_BYTES: Atomic<usize> = Atomic::new(0);
 
-/// How many may wait before a change waits with them: thousands of real servers that are added
-/// one by one can leave old tables faster than grace periods pass.
+/// If more wait, a change of destinations waits for grace periods. Otherwise thousands of
+/// destinations that are added one by one could retire tables faster than grace periods pass.
 const RETIRED_BYTES_MAX: usize = 4 << 20;
 
-/// The number of changes that found no memory for a new table.
+/// The number of failures to make a new table.
 pub fn failed_rebuilds() -> usize {
     FAILED_REBUILDS.load(Relaxed)
 }
 
 impl DestinationTable {
-    /// Makes the table of a service as it is now; `None` if no server has weight. May sleep.
+    /// The table of a service's current destinations; `None` if none has weight. May sleep.
     fn from_service(service: &Service) -> Result<Option<RcuBox<Self>>> {
         let mut dests = KVVec::with_capacity(service.destination_count(), GFP_KERNEL)?;
         let guard = rcu::read_lock();
@@ -95,7 +94,7 @@ impl DestinationTable {
         Self::new(Arc::new(dests, GFP_KERNEL)?, KVVec::new())
     }
 
-    /// Makes the table of these servers; `None` if none has weight. May sleep.
+    /// The table of these destinations; `None` if none has weight. May sleep.
     fn new(
         shared: Arc<KVVec<ARef<Destination>>>,
         added: KVVec<ARef<Destination>>,
@@ -111,17 +110,17 @@ impl DestinationTable {
         let Some(total) = sampler::build(&mut columns) else {
             return Ok(None);
         };
-        let dests = Self {
+        let table = Self {
             total,
             columns,
             shared,
             added,
             retired_bytes: Atomic::new(0),
         };
-        RcuBox::new(dests, GFP_KERNEL).map(Some)
+        RcuBox::new(table, GFP_KERNEL).map(Some)
     }
 
-    /// Bytes that are this table's alone.
+    /// The memory that this table does not share, in bytes.
     fn size(&self) -> usize {
         size_of::<Self>()
             .saturating_add(size_of_val(&*self.columns))
@@ -134,7 +133,7 @@ impl DestinationTable {
         self.shared.get(number).or_else(added).map(|dest| &**dest)
     }
 
-    /// Draws two servers and takes the better one.
+    /// Draws two destinations and takes the one with less load.
     #[inline]
     fn pick(&self) -> Option<&Destination> {
         let table = Table {
@@ -153,21 +152,21 @@ impl DestinationTable {
 }
 
 impl State {
-    /// Makes the table anew. May sleep.
+    /// Publishes a table of all destinations. May sleep.
     fn rebuild(&self, service: &Service) -> Result {
         self.publish(DestinationTable::from_service(service))
     }
 
-    /// Makes the table with one server more. May sleep.
+    /// Publishes a table with one more destination. May sleep.
     fn add(&self, service: &Service, new: &Destination) -> Result {
         match self.table_with(new) {
             Ok(None) => self.rebuild(service),
-            dests => self.publish(dests),
+            table => self.publish(table),
         }
     }
 
-    /// The table in force and this server; `None` where that will not do, and all servers have
-    /// to be looked at. May sleep.
+    /// A copy of the current table with one more destination; `None` if the table must be rebuilt.
+    /// May sleep.
     fn table_with(&self, new: &Destination) -> Result<Option<RcuBox<DestinationTable>>> {
         let mut added = KVVec::with_capacity(ADDED_MAX, GFP_KERNEL)?;
         let guard = rcu::read_lock();
@@ -189,7 +188,7 @@ impl State {
         DestinationTable::new(shared, added)
     }
 
-    /// Puts a new table in force, or counts that it could not be made. May sleep.
+    /// Publishes the new table, or counts the failure to make it. May sleep.
     fn publish(&self, new: Result<Option<RcuBox<DestinationTable>>>) -> Result {
         self.must_rebuild.store(new.is_err(), Relaxed);
         let new = new.inspect_err(|_| {
@@ -222,8 +221,8 @@ impl Scheduler for P2c {
         Ok(state)
     }
 
-    fn add_destination(state: &State, service: &Service, new: &Destination) -> Result {
-        state.add(service, new)
+    fn add_destination(state: &State, service: &Service, dest: &Destination) -> Result {
+        state.add(service, dest)
     }
 
     fn delete_destination(state: &State, service: &Service, _: &Destination) -> Result {

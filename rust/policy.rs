@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decides whether a packet that opens a flow, and that IPVS is about to drop for its old
-//! conntrack, is to be replayed.
+//! Decides whether to replay a packet that IPVS would drop for its old conntrack.
 //!
 //! This is the decision of `ip_vs_in_hook()`
-//! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) for a packet
-//! that carries a *confirmed* conntrack and matches a connection entry. Where that function drops
-//! the packet because its conntrack cannot be redirected to another real server, [`decide`]
-//! returns the reason for which IPVS gives the entry up. It never changes which flows are
+//! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) about a packet
+//! that has a *confirmed* conntrack and matches a connection entry. If IPVS reschedules the flow,
+//! it drops the packet, because it cannot redirect a confirmed conntrack to another real server.
+//! Then [`decide`] returns the reason why IPVS reschedules. It never changes which flows are
 //! rescheduled.
 //!
-//! Pure functions of plain values: any context. `selftests/host` compares them with the C
-//! statements for every combination of their inputs.
+//! The functions are pure, so any context will do. `selftests/host` compares them with the C
+//! statements for all inputs.
 
-/// A packet that may be the first of a flow.
+/// A packet that may be the first packet of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstPacket {
     /// A TCP segment with SYN and without ACK, RST or FIN.
@@ -24,7 +23,7 @@ pub enum FirstPacket {
     UdpDatagram,
 }
 
-/// How far the flow of a connection entry has come.
+/// The state of a flow, as far as the decision depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// TCP `TIME_WAIT` or `CLOSE`, SCTP `CLOSED`.
@@ -35,81 +34,81 @@ pub enum Phase {
     Open,
 }
 
-/// A connection entry (`struct ip_vs_conn`).
+/// The state of a connection entry (`struct ip_vs_conn`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnState {
-    /// The flow's state.
+    /// The state of the flow.
     pub phase: Phase,
-    /// The director sees the client's packets only (`IP_VS_CONN_F_NOOUTPUT`: DR and TUN).
+    /// The director sees only the client's packets (`IP_VS_CONN_F_NOOUTPUT`: DR and TUN).
     pub one_way: bool,
-    /// The entry depends on another (`control`: FTP data, persistence).
+    /// Another entry controls this one (`control`: FTP data, persistence).
     pub controlled: bool,
-    /// Other entries depend on this one (`n_control`).
+    /// This entry controls others (`n_control`).
     pub controlling: bool,
     /// IPVS kills the flow's conntrack when the entry expires (`IP_VS_CONN_F_NFCT`).
     pub tracked: bool,
 }
 
-/// The real server of the entry (`struct ip_vs_dest`).
+/// The state of the entry's destination (`struct ip_vs_dest`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DestState {
-    /// Its weight is 0: it finishes what it has and gets nothing new.
+    /// Its weight is 0: it keeps its connections and gets no new ones.
     pub drained: bool,
-    /// It is part of its service (`IP_VS_DEST_CF_AVAILABLE`).
+    /// It is in its service's list (`IP_VS_DEST_CF_AVAILABLE`).
     pub available: bool,
 }
 
-/// The namespace's settings, as in `/proc/sys/net/ipv4/vs/`.
+/// Settings of a namespace (`/proc/sys/net/ipv4/vs/`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `conn_reuse_mode`: 0 never, else reschedule closed flows; bit 2 half-closed ones too.
+    /// `conn_reuse_mode`: whether closed flows are rescheduled (not 0), and half-closed ones too
+    /// (bit 1).
     pub conn_reuse_mode: i32,
-    /// `expire_nodest_conn`: give up flows whose real server is drained or gone.
+    /// `expire_nodest_conn`: whether flows with a drained or deleted destination are rescheduled.
     pub expire_nodest_conn: bool,
 }
 
-/// All that the decision depends on.
+/// Everything that the decision depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Situation {
-    /// The packet that arrived.
+    /// The packet.
     pub packet: FirstPacket,
-    /// The entry that it matches.
+    /// The connection entry that it matches.
     pub conn: ConnState,
-    /// The entry's real server; `None` where IPVS knows none, as on a director that got the entry
-    /// by synchronization.
+    /// The entry's destination; `None` if IPVS does not know it, as on a backup director that has
+    /// received the entry by synchronization.
     pub dest: Option<DestState>,
-    /// The settings in force.
+    /// The current settings.
     pub settings: Settings,
 }
 
-/// Why IPVS gives the entry up.
+/// Why a packet is replayed: the reason why IPVS reschedules the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayReason {
     /// The old flow has ended.
     Closed,
-    /// The real server has weight 0.
+    /// The destination has weight 0.
     Drained,
-    /// The real server has left the service.
+    /// The destination was deleted from the service.
     Gone,
 }
 
-/// Why the packet is left to IPVS.
+/// Why a packet is left to IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveReason {
-    /// IPVS goes on with the old flow.
+    /// IPVS does not reschedule the flow.
     InUse,
-    /// Other entries depend on this one. IPVS keeps it and its conntrack: a forged SYN must not
+    /// The entry controls others, so IPVS keeps it and its conntrack. Otherwise a spoofed SYN could
     /// kill the conntrack of a live FTP control connection.
     Controlling,
-    /// The real server is gone and, without `expire_nodest_conn`, IPVS drops the packet.
+    /// The destination was deleted, and IPVS drops the packet because `expire_nodest_conn` is 0.
     Unavailable,
-    /// IPVS never kills the conntrack of this entry.
+    /// IPVS does not kill the conntrack when the entry expires.
     Untracked,
 }
 
-/// Decides as `ip_vs_in_hook()` does for a packet with a confirmed conntrack. `Ok`: IPVS gives the
-/// entry up, would drop the packet, and would later kill its conntrack. Reads nothing but its
-/// argument.
+/// Decides whether a packet with a confirmed conntrack is replayed. It is, if `ip_vs_in_hook()`
+/// would drop it to reschedule the flow, and the entry's expiry would then kill the conntrack.
 #[inline]
 pub fn decide(s: &Situation) -> Result<ReplayReason, LeaveReason> {
     let reason = reschedules(s)?;
@@ -123,15 +122,16 @@ pub fn decide(s: &Situation) -> Result<ReplayReason, LeaveReason> {
     }
 }
 
-/// Why IPVS gives the entry up, and drops a packet that comes with a confirmed conntrack.
+/// Whether `ip_vs_in_hook()` reschedules the flow, and so drops a packet with a confirmed
+/// conntrack.
 #[inline]
 pub fn reschedules(s: &Situation) -> Result<ReplayReason, LeaveReason> {
-    // IPVS asks nothing about a server that it does not know: the flow may have ended all the same.
+    // Without a destination only `conn_reuse_mode` can cause rescheduling.
     let drained = s.dest.is_some_and(|dest| dest.drained);
     let available = s.dest.is_none_or(|dest| dest.available);
     let mut left = LeaveReason::InUse;
 
-    // Only these are `is_new_conn()`.
+    // `is_new_conn()`
     if matches!(s.packet, FirstPacket::TcpSyn | FirstPacket::SctpInit) {
         if s.settings.expire_nodest_conn && drained {
             return Ok(ReplayReason::Drained);
@@ -151,7 +151,7 @@ pub fn reschedules(s: &Situation) -> Result<ReplayReason, LeaveReason> {
     }
 }
 
-/// `conn_reuse_mode` and `is_new_conn_expected()`.
+/// `conn_reuse_mode` and `is_new_conn_expected()`
 #[inline]
 fn conn_reuse_applies(s: &Situation) -> bool {
     let mode = s.settings.conn_reuse_mode;

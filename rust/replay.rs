@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Replays a packet that IPVS would drop for the conntrack of its older connection.
+//! Replays packets that IPVS would drop for the conntrack of an older flow.
 //!
-//! A client that reuses a port sends the first packet of a new flow, and IPVS still has the entry
-//! of the old one. Where IPVS gives that entry up, `ip_vs_in_hook()` drops the packet if its
-//! conntrack is confirmed: a confirmed conntrack cannot be redirected to another real server. The
-//! client sends the packet again a second later, when entry and conntrack are gone.
+//! A client reuses a port while IPVS still has the entry of the old flow. If IPVS reschedules the
+//! flow and the packet has a confirmed conntrack, `ip_vs_in_hook()` drops the packet: a confirmed
+//! conntrack cannot be redirected to another real server. A second later the client retransmits.
+//! By then entry and conntrack are gone.
 //!
-//! Here the same happens at once. Where [`policy`] says that IPVS would drop the
-//! packet, its conntrack is killed, and the same packet arrives (or is sent) again. Nothing else
-//! changes: rules see the packet twice, as they do when the client retransmits it.
+//! The module does the same at once. If [`policy`] says that IPVS would drop the packet, the module
+//! kills the conntrack, and receives (or sends) the same packet again. Rules see the packet twice,
+//! as they see the retransmission on a stock kernel. Nothing else changes.
 //!
-//! Whatever cannot be repeated faithfully is left to IPVS (`obstacle`), which drops it as ever.
+//! A packet that cannot be replayed faithfully (`obstacle`) is left to IPVS, which drops it.
 
 use crate::counters::{Counters, Event};
 use crate::ipvs::{Conn, ReopenedFlow};
@@ -23,7 +23,7 @@ use crate::policy::{
 use crate::trace;
 use kernel::prelude::*;
 
-/// What is kept in one namespace.
+/// The data of one namespace.
 pub struct Replay {
     counters: Counters,
 }
@@ -45,8 +45,8 @@ impl PerNamespace for Replay {
     }
 }
 
-/// What flow the packet may be the first of, if any. Its transport header is `transport`, and
-/// conntrack has found it valid.
+/// Whether the packet may be the first packet of a flow, and of which kind. Conntrack has found its
+/// transport header valid.
 #[inline]
 pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket> {
     match transport.protocol {
@@ -65,13 +65,15 @@ pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket
     }
 }
 
-/// Replays the packet if IPVS would drop it, or gives it back to go on to IPVS.
+/// Replays the packet if IPVS would drop it for its conntrack, or gives the flow back to be left to
+/// IPVS.
 pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
     let packet = first_packet(flow.packet(), flow.transport());
     let (Some(packet), Some(replay)) = (packet, Replay::of(flow.packet().state())) else {
         return Err(flow);
     };
-    // Any datagram may be the first after its server has left. Other datagrams are not counted.
+    // IPVS reschedules a UDP flow only after its destination was deleted. Other datagrams are of no
+    // interest, and not counted.
     let dest_gone = || {
         flow.conn()
             .destination()
@@ -108,7 +110,7 @@ pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>
     Ok(verdict)
 }
 
-/// Why IPVS would drop the packet that reopens the flow, or why it is left to IPVS all the same.
+/// Why the packet is replayed, or why it is left to IPVS.
 fn decide(flow: &ReopenedFlow<'_>, packet: FirstPacket) -> Result<ReplayReason, Event> {
     let reason = policy::decide(&situation(flow.conn(), packet))?;
 
@@ -118,7 +120,7 @@ fn decide(flow: &ReopenedFlow<'_>, packet: FirstPacket) -> Result<ReplayReason, 
     }
 }
 
-/// Reads all that the policy depends on, each once.
+/// Reads everything that the policy depends on, each field once.
 fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
     let ipvs = conn.ipvs();
 
@@ -148,25 +150,25 @@ fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
     }
 }
 
-/// Why the packet cannot be made to arrive again as it arrived first.
+/// The first reason why a replay would not be faithful, if there is one.
 fn obstacle(obstacles: &Obstacles) -> Option<Event> {
     let obstacles = [
-        // Its addresses were others before NAT.
+        // NAT cannot be undone: the addresses before it are not known.
         (obstacles.is_translated, Event::LeftTranslated),
-        // Its template came from SYNPROXY, which makes no other.
+        // SYNPROXY has attached a template to the packet, and would not attach another.
         (obstacles.is_synproxy_syn, Event::LeftSynproxy),
-        // It would need the route that it brought along: without, it is martian.
+        // Without the route that it came with, the packet would be martian.
         (obstacles.is_from_loopback, Event::LeftLoopback),
-        // This machine has written to them, and would do so again.
+        // This machine has updated the options, and would do so again.
         (obstacles.has_ip_options, Event::LeftOptions),
-        // How large they were, which limits what may be sent on, is forgotten.
+        // `frag_max_size`, which limits the size of fragments on output, would be lost.
         (obstacles.exceeds_frag_max_size, Event::LeftFragments),
-        // It would pass the rules of the VRF only, not again those of the device that chose the
-        // zone.
+        // The packet would pass only the rules for the VRF again, and not those for its slave,
+        // which have set the zone.
         (obstacles.has_zone_in_vrf, Event::LeftVrfZone),
-        // A rule may have set it for the old connection, and it has chosen the route.
+        // A rule may have set the mark for the old flow, and routing has used it.
         (obstacles.differs_from_socket_mark, Event::LeftMarked),
-        // One level, or the kernel's stack would be the limit.
+        // Nested replays could overflow the stack.
         (obstacles.is_nested, Event::LeftNested),
     ];
 

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Draws real servers at random, in proportion to weight, and takes the better of two.
+//! The arithmetic of the scheduler `p2c`: draws destinations at random in proportion to weight, and
+//! takes the one of two that has less load.
 //!
-//! The arithmetic of the scheduler `p2c`. [`build`] turns the weights of a virtual service into
-//! a table whenever they change, in time proportional to the number of servers.
-//! [`Table::pick`] chooses a server for one connection, in a time that does not depend on it.
+//! [`build`] makes a table of the weights, in time proportional to the number of destinations.
+//! [`Table::pick`] chooses a destination, in constant time.
 //!
-//! The table is Walker's alias table, filled by Vose's rule, in integers. Its `n` columns all
-//! hold `total`, the sum of the weights. The server with weight `w` owns `n * w` of the whole
-//! `n * total`, all that fits of it in the column of its own number and the rest on top of
-//! columns that are not full. No column needs more than one such guest. So a point of the
-//! table, drawn at random, belongs to a server with the probability `w / total`, and it takes
-//! two multiplications and a comparison to find out which.
+//! The table is Walker's alias table, filled by Vose's method, in integers. It has a column for
+//! each of the `n` destinations, and each column has the height `total`, the sum of the weights.
+//! The destination with weight `w` owns `n * w` of the whole `n * total`: first the bottom of its
+//! own column, and then the top of columns that their own destinations do not fill. No column has
+//! more than two owners. A random point of the table belongs to the destination with probability
+//! `w / total`, and its owner is found with two multiplications and a comparison.
 //!
-//! Nothing here allocates, sleeps, locks, or can panic: any context will do. The same code is
-//! tested on the host (`selftests/host`).
+//! Nothing here allocates, sleeps, locks or can panic, so any context will do. Tests on the host
+//! run the same code (`selftests/host`).
 
 use core::cell::Cell;
 
-/// One column of the table. It lies in memory that RCU frees, so it must not need dropping.
+/// One column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// How much of the column belongs to the server with the column's number, from the bottom
-    /// up. Before [`build`]: that server's weight.
+    /// The part of the column, from the bottom, that its own destination owns. Before [`build`]:
+    /// the weight of that destination.
     pub own: u64,
-    /// The server that owns the rest.
+    /// The destination that owns the rest of the column.
     pub alias: u32,
 }
 
 impl Column {
-    /// The column of a server, for [`build`]. A negative weight counts as 0: never drawn.
+    /// The column of a destination, as input of [`build`]. A negative weight counts as 0.
     pub fn new(weight: i32) -> Self {
         Self {
             own: weight.max(0).unsigned_abs().into(),
@@ -38,10 +38,10 @@ impl Column {
     }
 }
 
-/// Makes a table, in place, of columns that come from [`Column::new`], and returns its `total`.
+/// Makes a table of columns from [`Column::new`], in place, and returns its `total`.
 ///
-/// `None`, and no table, if no server has weight. Exact for all weights: even with 2^32 servers
-/// the total and each `n * w` are below 2^63, so that nothing that is checked below ever fails.
+/// `None`, and no table, if no destination has weight. The table is exact. Even with 2^32
+/// destinations the total and each `n * w` are below 2^63, so no checked operation below can fail.
 pub fn build(columns: &mut [Column]) -> Option<u64> {
     let n = u32::try_from(columns.len()).ok()?;
     let sum = columns
@@ -53,9 +53,9 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
         column.alias = number;
     }
 
-    // From here on `own` is what a server has yet to place. A column that is short is filled by
-    // the first that has too much. There always is one: the columns not yet filled hold `total`
-    // on average.
+    // From here on `own` is what a destination owns and has not placed yet. The first column with
+    // more than `total` fills a column with less. There always is one: the columns that are not
+    // done have `total` on average.
     let columns = Cell::from_mut(columns).as_slice_of_cells();
     let numbered = || (0..n).zip(columns);
     let mut givers = numbered().filter(|(_, column)| column.get().own > total);
@@ -75,9 +75,9 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
                 giver = givers.next();
             }
 
-            // Giving may have left that column short in turn. The loop comes to it, or has
-            // passed it and must see to it now: this is what saves the usual lists of short
-            // and of full columns. Each round fills one column for good.
+            // The giver may have less than `total` now. If the outer loop has not reached it, it
+            // will be filled there. Otherwise it is filled next, here. So no lists of short and
+            // full columns are needed. Each iteration completes one column.
             if alias > number {
                 break;
             }
@@ -87,12 +87,11 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
     Some(total)
 }
 
-/// The random numbers of one [`Table::pick`], all of one good one: a generator costs the kernel
-/// more than all else that a pick does.
+/// The random numbers of one [`Table::pick`], from one random `seed`. The kernel's generator would
+/// cost more than the rest of a pick, so it is called only once.
 ///
-/// SplitMix64. Each number by itself depends one to one on `seed`, so that a draw is exactly as
-/// even as the seeds are; that several have nothing to do with each other is the generator's
-/// quality.
+/// This is SplitMix64. Each number is a bijection of `seed`, so a single draw is exactly as uniform
+/// as the seeds are. How independent the numbers of one seed are is the quality of the generator.
 ///
 /// Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 pub fn random(seed: u64) -> impl FnMut() -> u64 {
@@ -105,17 +104,17 @@ pub fn random(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// How busy a server is right now.
+/// The current load of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Its active connections. A negative number counts as 0.
+    /// The active connections. A negative number counts as 0.
     pub active: i32,
-    /// Its weight of this moment, which may be newer than the table's. It gets nothing at 0.
+    /// The current weight, which may be newer than the table. With 0 it gets no connection.
     pub weight: i32,
 }
 
 impl Load {
-    /// Fewer active connections per weight. Multiplied out crosswise: below 2^62.
+    /// Whether it has fewer active connections per weight. The products are below 2^62.
     fn is_lighter_than(&self, other: &Self) -> bool {
         let product = |active: i32, weight: i32| {
             u64::from(active.max(0).unsigned_abs()) * u64::from(weight.max(0).unsigned_abs())
@@ -125,24 +124,23 @@ impl Load {
     }
 }
 
-/// A table that is ready for use.
+/// A table that [`build`] has made.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     /// What [`build`] returned.
     pub total: u64,
-    /// The columns it filled.
+    /// The columns.
     pub columns: &'a [Column],
 }
 
 impl Table<'_> {
-    /// How often [`Table::draw_two`] tries for a second server in proportion to weight.
+    /// How often [`Table::draw_two`] draws a second destination in proportion to weight.
     pub const REDRAWS: u32 = 4;
 
-    /// The server that 64 random bits stand for. `None` if there are no columns.
+    /// Draws a destination with 64 random bits. `None` if there are no columns.
     ///
-    /// The bits name a point of the table to 2^-64 of its size. So each border between two
-    /// owners is off by less than one of the 2^64 values, and the servers' shares, all errors
-    /// taken together, by no more than `n / 2^62`.
+    /// The bits choose one of 2^64 points of the table. Rounding moves each border between two
+    /// owners by less than one point, so the errors of all shares together are at most `n / 2^62`.
     pub fn draw(&self, bits: u64) -> Option<usize> {
         let (number, rest) = scale(bits, self.columns.len() as u64);
         let (height, _) = scale(rest, self.total);
@@ -155,15 +153,17 @@ impl Table<'_> {
         })
     }
 
-    /// Two different servers; only one if there is only one column.
+    /// Draws two different destinations; only one if there is only one column.
     ///
-    /// The first is drawn in proportion to weight. The second is drawn until it differs, which
-    /// is in proportion to weight among the others; after [`Self::REDRAWS`] attempts in vain it
-    /// is any of the others, all alike. With equal weights every pair is equally likely. The
-    /// larger the share `p` of the heaviest server, the more often the others come second: at
-    /// most `1 / (1 - p)` times their share, and in at most `p^REDRAWS` of all cases whatever
-    /// their share. To be second is to be asked, not to be chosen: the connection goes there
-    /// only if that server has fewer per weight than the first.
+    /// The first is drawn in proportion to weight. The second is drawn again until it differs from
+    /// the first, which is in proportion to weight among the others. After [`Self::REDRAWS`]
+    /// attempts it is one of the others with equal probability. With equal weights every pair is
+    /// equally likely.
+    ///
+    /// Let `p` be the share of the destination with the largest weight. Another destination is
+    /// second at most `1 / (1 - p)` times as often as its share, and in at most `p^REDRAWS` of all
+    /// cases regardless of its share. The second gets the connection only if it has less load per
+    /// weight than the first.
     pub fn draw_two(&self, mut random: impl FnMut() -> u64) -> Option<(usize, Option<usize>)> {
         let first = self.draw(random())?;
         let n = self.columns.len();
@@ -181,35 +181,42 @@ impl Table<'_> {
         Some((first, Some(second)))
     }
 
-    /// The server for a new connection: of two, the one with fewer active connections per
-    /// weight. `None` if no server may have it.
+    /// Chooses the destination of a new connection: the one of two that has fewer active
+    /// connections per weight. `None` if no destination is usable.
     ///
-    /// `load_of` is asked for a server's load and returns `None` if that server may not have the
-    /// connection (not available, overloaded). A weight of 0 says the same. The other of the
-    /// two then gets it. Only if neither may, the rest are asked, in order from a random one
-    /// on, and the better of the first two that may have it does: whoever follows upon a row
-    /// of overloaded servers does not inherit all of theirs.
+    /// `load_of` returns the load of a destination, or `None` if the destination is not usable (not
+    /// available, or overloaded). A destination with weight 0 is not usable either. If only one of
+    /// the two is usable, it gets the connection. If neither is, all destinations are tried in
+    /// order, starting at a random one, and the better of the first two usable ones gets the
+    /// connection. Taking the first one would give the destination after a row of overloaded ones
+    /// all of their connections.
     ///
-    /// A tie goes to the first of the two. That is at random, too, and in proportion to weight:
-    /// while no server has connections, each gets its share.
+    /// In a tie the first of the two gets the connection. It is drawn in proportion to weight, so
+    /// idle destinations get their shares.
     pub fn pick(
         &self,
         mut random: impl FnMut() -> u64,
         load_of: impl Fn(usize) -> Option<Load>,
     ) -> Option<usize> {
-        let ask = |number| Some((number, load_of(number).filter(|load| load.weight > 0)?));
+        let usable = |number| Some((number, load_of(number).filter(|load| load.weight > 0)?));
 
         let (first, second) = self.draw_two(&mut random)?;
-        lighter([Some(first), second].into_iter().flatten().filter_map(ask)).or_else(|| {
+        lighter(
+            [Some(first), second]
+                .into_iter()
+                .flatten()
+                .filter_map(usable),
+        )
+        .or_else(|| {
             let n = self.columns.len();
             let (start, _) = scale(random(), n as u64);
             let start = start as usize;
-            lighter((start..n).chain(0..start).filter_map(ask))
+            lighter((start..n).chain(0..start).filter_map(usable))
         })
     }
 }
 
-/// Of the first two that come, the one with the lighter load; the first in a tie.
+/// The one of the first two destinations that has less load; the first in a tie.
 fn lighter(mut dests: impl Iterator<Item = (usize, Load)>) -> Option<usize> {
     let (first, load) = dests.next()?;
     match dests.next() {
@@ -218,8 +225,8 @@ fn lighter(mut dests: impl Iterator<Item = (usize, Load)>) -> Option<usize> {
     }
 }
 
-/// Maps 64 random bits to `0..range`, all values alike, and returns the 64 bits of fraction that
-/// are left: where between this value and the next.
+/// Scales 64 random bits to `0..range`. Returns the integer part, which is uniform, and the 64 bits
+/// of the fraction.
 fn scale(bits: u64, range: u64) -> (u64, u64) {
     let scaled = u128::from(bits) * u128::from(range);
     ((scaled >> 64) as u64, scaled as u64)

@@ -6,8 +6,8 @@
 
 use crate::bindings;
 
-/// Waits for a grace period: until all RCU read-side critical sections that have begun are over. May
-/// sleep, so no RCU guard may be held.
+/// Waits for a grace period: until all RCU read-side critical sections that have begun are over.
+/// May sleep, so no RCU guard may be held.
 pub fn synchronize_rcu() {
     // SAFETY: The function has no requirement beyond the context.
     unsafe { bindings::synchronize_rcu() };

@@ -72,8 +72,8 @@ impl<T: Send + Sync> Drop for RcuBox<T> {
 /// A value that was published and has been replaced. Readers may still use it, so it can only be
 /// read. Dropping this drops the value after an RCU grace period.
 ///
-/// The value is dropped in softirq, so its destructor must not sleep. A module that publishes values
-/// must call `rcu_barrier()` before it is unloaded.
+/// The value is dropped in softirq, so its destructor must not sleep. A module that publishes
+/// values must call `rcu_barrier()` before it is unloaded.
 ///
 /// # Invariants
 ///
@@ -107,8 +107,8 @@ impl<T: Send + Sync> Retired<T> {
     /// Only RCU may call this, for a node that `drop` has given up.
     unsafe extern "C" fn drop_callback(head: *mut bindings::callback_head) {
         // CAST: `head` is the first member of a `#[repr(C)]` node.
-        // SAFETY: The node is from a `KBox`. `rcu_do_batch()` calls this once, after a grace period,
-        // so no reader has the node.
+        // SAFETY: The node is from a `KBox`. `rcu_do_batch()` calls this once, after a grace
+        // period, so no reader has the node.
         drop(unsafe { KBox::from_raw(head.cast::<Node<T>>()) });
     }
 }
@@ -192,9 +192,9 @@ impl<T: Send + Sync> Default for Published<T> {
 impl<T: Send + Sync> Drop for Published<T> {
     fn drop(&mut self) {
         if let Some(last) = self.replace(None) {
-            // Without a grace period: readers borrow `self`, so there is none. And a `Published` may
-            // be dropped in an RCU callback: `rcu_barrier()` would not wait for another callback
-            // that this one queues.
+            // Without a grace period: readers borrow `self`, so there is none. And a `Published`
+            // may be dropped in an RCU callback: `rcu_barrier()` would not wait for another
+            // callback that this one queues.
             // SAFETY: The node is from a `KBox`, and nobody else has it.
             drop(unsafe { KBox::from_raw(ManuallyDrop::new(last).0.as_ptr()) });
         }

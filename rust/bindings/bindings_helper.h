@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The headers that bindgen reads for this module, beside those of the kernel crate.
+ * The headers from which bindgen generates the module's bindings.
  */
 
 #include <linux/netfilter.h>
@@ -14,7 +14,7 @@
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_core.h>
 
-/* The kernel crate knows struct net by name only before 7.3 */
+/* Before 7.3 the kernel crate does not have the fields of struct net */
 const size_t IP_VS_REUSE_OFFSET_OF_NET_IPVS = offsetof(struct net, ipvs);
 
 #include "../ipvs/helpers.h"

@@ -2,8 +2,8 @@
 
 //! Bindings to IPVS, netfilter hooks and conntrack, beside those of the kernel crate.
 //!
-//! `bindgen` makes them from `bindings_helper.h` with the kernel's own flags (see `Kbuild`).
-//! Only the abstractions in `ipvs`, `netfilter` and `net` use them.
+//! `bindgen` generates them from `bindings_helper.h` with the kernel's own flags (see `Kbuild`).
+//! Only the abstractions use them.
 
 #![allow(
     clippy::all,
@@ -22,7 +22,7 @@
     unsafe_op_in_unsafe_fn
 )]
 
-/// The types that both know are the kernel crate's.
+/// Types that both have are the kernel crate's.
 #[doc(no_inline)]
 pub use kernel::bindings::*;
 use kernel::ffi;

@@ -151,7 +151,8 @@ impl Conn {
 unsafe impl AlwaysRefCounted for Conn {
     #[inline]
     fn inc_ref(&self) {
-        // SAFETY: The entry is valid by the type's invariants. Its count is not 0, so this succeeds.
+        // SAFETY: The entry is valid by the type's invariants. Its count is not 0, so this
+        // succeeds.
         unsafe { bindings::ip_vs_reuse___ip_vs_conn_get(self.as_ptr()) };
     }
 

@@ -63,7 +63,8 @@ impl Destination {
         self.0.get()
     }
 
-    /// The current weight. With weight 0 the destination keeps its connections and gets no new ones.
+    /// The current weight. With weight 0 the destination keeps its connections and gets no new
+    /// ones.
     #[inline]
     pub fn weight(&self) -> i32 {
         // SAFETY: The destination is valid by the type's invariants; only the address is taken.

@@ -224,8 +224,8 @@ impl<T: Scheduler> Adapter<T> {
         let data = unsafe { Self::data(svc) };
         // SAFETY: IPVS passes a valid service.
         let service = unsafe { Service::from_raw(svc) };
-        // SAFETY: IPVS passes the packet of a hook, whose data starts at the network header. We only
-        // read it.
+        // SAFETY: IPVS passes the packet of a hook, whose data starts at the network header. We
+        // only read it.
         let packet = unsafe { Packet::from_raw(skb.cast_mut()) };
 
         // The destination stays valid after `guard`, in the hook's critical section.
@@ -287,8 +287,8 @@ impl<T: Scheduler> SchedulerRegistration<T> {
                 // SAFETY: `place` is valid for writes.
                 unsafe { place.write(scheduler) };
                 // SAFETY: `place` is pinned, and stays valid until `drop` has unregistered it. If
-                // `register_ip_vs_scheduler()` fails, it keeps no pointer to it. The name is static,
-                // and IPVS does not write to it.
+                // `register_ip_vs_scheduler()` fails, it keeps no pointer to it. The name is
+                // static, and IPVS does not write to it.
                 to_result(unsafe { bindings::register_ip_vs_scheduler(place) })
             }),
             _scheduler: PhantomData,

@@ -74,8 +74,8 @@ impl Service {
         // list of a new service with the same address (`ip_vs_trash_get_dest()`). The walk would
         // never meet its own head there, so it ends at a destination that has moved.
         core::iter::from_fn(move || {
-            // SAFETY: `link` is in the head, or in a destination that is valid until the guard ends;
-            // only the address is taken.
+            // SAFETY: `link` is in the head, or in a destination that is valid until the guard
+            // ends; only the address is taken.
             let next = unsafe { &raw mut (*link).next };
             // SAFETY: The field is valid, and C writes a pointer whole. Acquire: if the destination
             // has moved and this is its new successor, the check below reads its new service.

@@ -57,8 +57,8 @@ impl<const N: usize> PerCpuCounters<N> {
     /// The sum over all CPUs. Not a snapshot: other CPUs may increment the counter meanwhile.
     pub fn sum(&self, index: usize) -> c_ulong {
         self.get(index).map_or(0, |counter| {
-            // SAFETY: By the type's invariants this is one of our per-CPU values. Every possible CPU
-            // has one, online or not (`pcpu_alloc_noprof()`).
+            // SAFETY: By the type's invariants this is one of our per-CPU values. Every possible
+            // CPU has one, online or not (`pcpu_alloc_noprof()`).
             unsafe { bindings::ip_vs_reuse_sum_counter(counter) }
         })
     }

@@ -17,8 +17,8 @@ impl<T: PerNamespace> Registration<T> {
     /// Calls `f` with each namespace in use and its data, and stops at the first error. No
     /// namespace starts to end meanwhile. May sleep.
     pub fn for_each<F: FnMut(&Namespace, &T) -> Result>(&self, mut f: F) -> Result {
-        // SAFETY: The function calls back only before it returns, with namespaces in use. Until then
-        // `self` keeps `T` registered, and nobody else uses `f`.
+        // SAFETY: The function calls back only before it returns, with namespaces in use. Until
+        // then `self` keeps `T` registered, and nobody else uses `f`.
         to_result(unsafe {
             bindings::ip_vs_reuse_for_each_net(Some(callback::<T, F>), (&raw mut f).cast())
         })

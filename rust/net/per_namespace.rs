@@ -140,7 +140,8 @@ pub trait PerNamespace: Send + Sync + Sized + 'static {
 pub(super) unsafe fn data_of<T: PerNamespace>(net: *mut bindings::net) -> *mut T {
     // SAFETY: The registration has written the number before the first callback.
     let number = unsafe { *T::ID.get().number.get() };
-    // SAFETY: By the contract the number is valid in this namespace: `ops_init()` stores the pointer
-    // before it calls `init_callback`, and `ops_free_list()` frees the memory after `exit_callback`.
+    // SAFETY: By the contract the number is valid in this namespace: `ops_init()` stores the
+    // pointer before it calls `init_callback`, and `ops_free_list()` frees the memory after
+    // `exit_callback`.
     unsafe { bindings::ip_vs_reuse_net_generic(net, number).cast() }
 }

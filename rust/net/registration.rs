@@ -68,10 +68,10 @@ impl<T: PerNamespace> Registration<T> {
                 };
                 // SAFETY: `place` is valid for writes.
                 unsafe { place.write(ops) };
-                // SAFETY: `place` is pinned, and stays valid until `drop` has unregistered it. On an
-                // error the core has removed it from its list (`__register_pernet_operations()`).
-                // The core writes through `id` before the first callback, and nobody reads it
-                // earlier.
+                // SAFETY: `place` is pinned, and stays valid until `drop` has unregistered it. On
+                // an error the core has removed it from its list
+                // (`__register_pernet_operations()`). The core writes through `id` before the first
+                // callback, and nobody reads it earlier.
                 to_result(unsafe { bindings::register_pernet_subsys(place) })
                     .inspect(|()| T::ID.get().ready.store(true, Release))
                     .inspect_err(|_| T::ID.get().taken.store(false, Release))

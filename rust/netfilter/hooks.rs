@@ -196,8 +196,8 @@ pub struct HookRegistration<H: Hook> {
 }
 
 impl<H: Hook> HookRegistration<H> {
-    /// Registers the hooks in all namespaces that need them now. May sleep. `ENOMEM`, or netfilter's
-    /// error; after an error no packet is in the hook.
+    /// Registers the hooks in all namespaces that need them now. May sleep. `ENOMEM`, or
+    /// netfilter's error; after an error no packet is in the hook.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             registrar <- Periodic::new(try_pin_init!(Registrar {

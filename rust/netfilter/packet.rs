@@ -85,8 +85,8 @@ impl<'a> HookPacket<'a> {
     /// # Safety
     ///
     /// For `'a`, `skb` and `state` satisfy the invariants of [`Packet`], [`HookState`] and
-    /// [`HookPacket`]. The caller makes no other `HookPacket` for this call of the hook, and returns
-    /// the verdict of this one to netfilter.
+    /// [`HookPacket`]. The caller makes no other `HookPacket` for this call of the hook, and
+    /// returns the verdict of this one to netfilter.
     #[inline]
     pub(crate) unsafe fn from_raw(
         skb: *mut bindings::sk_buff,
@@ -143,8 +143,8 @@ impl<'a> HookPacket<'a> {
         })
     }
 
-    /// What prevents a faithful replay of the packet. Nothing, and meaningless, if the packet has no
-    /// conntrack.
+    /// What prevents a faithful replay of the packet. Nothing, and meaningless, if the packet has
+    /// no conntrack.
     pub fn obstacles(&self) -> Obstacles {
         let mut obstacles = MaybeUninit::<bindings::ip_vs_reuse_obstacles>::zeroed();
 
@@ -226,9 +226,9 @@ impl<'a> ReplayablePacket<'a> {
     pub fn replay(self) -> (Verdict<'a>, bool) {
         let mut verdict = bindings::NF_DROP;
         let Self(packet) = self;
-        // SAFETY: Packet and state are valid by their invariants. The hook owns the packet and gives
-        // it up here; `verdict` says whether C has taken it. Replays end: at LOCAL_IN by the type's
-        // invariants, at LOCAL_OUT because C limits the depth.
+        // SAFETY: Packet and state are valid by their invariants. The hook owns the packet and
+        // gives it up here; `verdict` says whether C has taken it. Replays end: at LOCAL_IN by the
+        // type's invariants, at LOCAL_OUT because C limits the depth.
         let queued = unsafe {
             bindings::ip_vs_reuse_replay(packet.as_ptr(), packet.state.as_ptr(), &mut verdict)
         };

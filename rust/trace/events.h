@@ -2,10 +2,9 @@
 /*
  * Tracepoints:
  *
- *   ip_vs_reuse_replay  a packet is about to be replayed, its old conntrack was killed
- *   ip_vs_reuse_leave   a packet opens a flow, came with an old conntrack and matches an old entry,
- *                       and is left to IPVS
- *   ip_vs_reuse_pick    p2c has chosen a real server
+ *   ip_vs_reuse_replay  a packet reopens a flow; its conntrack was killed, and it is replayed
+ *   ip_vs_reuse_leave   a packet reopens a flow, and is left to IPVS
+ *   ip_vs_reuse_pick    p2c has chosen a destination
  *
  * The reasons are the names of the counters in /proc/net/ip_vs_reuse.
  */
@@ -52,7 +51,7 @@ DEFINE_EVENT(ip_vs_reuse_match, ip_vs_reuse_leave,
 	TP_ARGS(cp, reason)
 );
 
-/* The server's load is that which the new connection finds */
+/* The load of the destination does not include the new connection */
 TRACE_EVENT(ip_vs_reuse_pick,
 	TP_PROTO(const struct ip_vs_service *svc, const struct ip_vs_dest *dest),
 	TP_ARGS(svc, dest),

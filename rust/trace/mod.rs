@@ -1,37 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's tracepoints (`events.h`): whether a packet that opens a flow, and came with the
-//! conntrack and the entry of an older one, was replayed or left to IPVS, with the entry's
-//! addresses and its old real server; and which real server `p2c` has chosen.
+//! Tracepoints (`events.h`): which reopened flows are replayed and which are left to IPVS, and
+//! which destination `p2c` chooses.
 //!
-//! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h). They are made
-//! in C: `declare_trace!` serves the kernel's own tree only.
+//! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h). The tracepoints
+//! are defined in C, because `declare_trace!` does not work outside the kernel's own tree.
 
 use crate::bindings;
 use crate::ipvs::{Conn, Destination, Service};
 use kernel::str::{CStr, CStrExt as _};
 
 /// `ip_vs_reuse_replay`: the conntrack was killed, and the packet is about to be replayed. Any
-/// context; next to nothing while off.
+/// context. While the tracepoint is off it costs a call and a static branch.
 #[inline]
 pub fn replay(conn: &Conn, reason: &'static CStr) {
-    // SAFETY: The entry is valid by its invariants, the string is terminated; the tracepoint copies
-    // both (`events.h`).
+    // SAFETY: The entry is valid by its invariants, and the string is terminated. The tracepoint
+    // copies both (`events.h`).
     unsafe { bindings::ip_vs_reuse_trace_replay(conn.as_ptr(), reason.as_char_ptr()) };
 }
 
-/// `ip_vs_reuse_leave`: the packet is left to IPVS. Any context; next to nothing while off.
+/// `ip_vs_reuse_leave`: the packet is left to IPVS. Any context; the same cost.
 #[inline]
 pub fn leave(conn: &Conn, reason: &'static CStr) {
-    // SAFETY: The entry is valid by its invariants, the string is terminated; the tracepoint copies
-    // both.
+    // SAFETY: The entry is valid by its invariants, and the string is terminated. The tracepoint
+    // copies both (`events.h`).
     unsafe { bindings::ip_vs_reuse_trace_leave(conn.as_ptr(), reason.as_char_ptr()) };
 }
 
-/// `ip_vs_reuse_pick`: `p2c` has chosen this server of the service. RCU read side; next to nothing
-/// while off.
+/// `ip_vs_reuse_pick`: `p2c` has chosen this destination. RCU read-side critical section; the same
+/// cost.
 #[inline]
 pub fn pick(service: &Service, dest: &Destination) {
-    // SAFETY: Both are valid by their invariants; the tracepoint copies what it shows.
+    // SAFETY: Both are valid by their invariants. The tracepoint copies what it prints.
     unsafe { bindings::ip_vs_reuse_trace_pick(service.as_ptr(), dest.as_ptr()) };
 }

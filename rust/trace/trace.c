@@ -7,7 +7,7 @@
 
 #include "trace.h"
 
-/* Tracepoints keep addresses as %pIS wants them: one format for IPv4 and IPv6 */
+/* Tracepoints store addresses as struct sockaddr, for %pIS: one format for IPv4 and IPv6 */
 static void ip_vs_reuse_trace_addr(u8 *to, u16 af, const union nf_inet_addr *addr,
 				   __be16 port)
 {

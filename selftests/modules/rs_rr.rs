@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rs_rr`, round robin: a second user of the scheduler abstraction, to show that it serves more
-//! than `p2c`. For the tests only.
+//! The scheduler `rs_rr`, round robin: a second user of the scheduler abstraction. For the tests
+//! only.
 
 #[path = "../../rust/base/mod.rs"]
 pub mod base;
@@ -38,7 +38,7 @@ pub struct RoundRobin;
 impl Scheduler for RoundRobin {
     const NAME: &'static CStr = c"rs_rr";
 
-    /// Whose turn it is, counted on for ever.
+    /// The number of connections so far. It wraps around.
     type Data = Atomic<usize>;
 
     fn init_service(_: &Service) -> Result<Atomic<usize>> {
@@ -51,15 +51,15 @@ impl Scheduler for RoundRobin {
         _: &net::Packet,
         guard: &'a Guard,
     ) -> Option<&'a Destination> {
-        let may = |dest: &&Destination| dest.weight() > 0 && !dest.is_overloaded();
-        let count = service.destinations(guard).filter(may).count();
+        let usable = |dest: &&Destination| dest.weight() > 0 && !dest.is_overloaded();
+        let count = service.destinations(guard).filter(usable).count();
         let turn = turn.fetch_add(1, Relaxed).checked_rem(count)?;
 
-        service.destinations(guard).filter(may).nth(turn)
+        service.destinations(guard).filter(usable).nth(turn)
     }
 }
 
-/// The scheduler, registered.
+/// The module.
 #[pin_data]
 pub struct Module {
     #[pin]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mock of the kernel crate, its bindings and the module's other abstractions, as far as `rust/base/rcu.rs` and
-//! `rust/net/per_namespace.rs` use them. It has one thread: atomics are cells, and `call_rcu()`
-//! calls back at once.
+//! A mock of the kernel crate, its bindings and the module's other abstractions, as far as
+//! `rust/base/rcu.rs` and `rust/net/per_namespace.rs` use them. It has one thread: atomics are
+//! cells, and `call_rcu()` calls back at once.
 
 #![allow(missing_docs)]
 
