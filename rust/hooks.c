@@ -53,7 +53,7 @@ bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
 }
 
 /* Under this lock cleanup_net() removes a namespace from the list, before it ends the namespace */
-int ip_vs_reuse_for_each_net(int (*callback)(struct net *net, void *data), void *data)
+int ip_vs_reuse_walk_namespaces(int (*callback)(struct net *net, void *data), void *data)
 {
 	struct net *net;
 	int err = 0;

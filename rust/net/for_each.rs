@@ -20,7 +20,7 @@ impl<T: PerNamespace> Registration<T> {
         // SAFETY: The function calls back only before it returns, with namespaces in use. Until
         // then `self` keeps `T` registered, and nobody else uses `f`.
         to_result(unsafe {
-            bindings::ip_vs_reuse_for_each_net(Some(callback::<T, F>), (&raw mut f).cast())
+            bindings::ip_vs_reuse_walk_namespaces(Some(callback::<T, F>), (&raw mut f).cast())
         })
     }
 }

@@ -41,7 +41,8 @@ static void read_obstacles_in(const struct sk_buff *skb, const struct nf_hook_st
 		return;
 	}
 	to->ip_options = ipv6_hdr(skb)->nexthdr == NEXTHDR_HOP;
-	to->exceeds_frag_max_size = IP6CB(skb)->frag_max_size && skb->len > IP6CB(skb)->frag_max_size;
+	to->exceeds_frag_max_size = IP6CB(skb)->frag_max_size &&
+				    skb->len > IP6CB(skb)->frag_max_size;
 }
 
 /* The packet has a conntrack, and is at LOCAL_IN or LOCAL_OUT. @to is zeroed. */
