@@ -17,6 +17,9 @@ use kernel::{
 
 /// A connection entry (`struct ip_vs_conn`): what IPVS remembers of a flow.
 ///
+/// An `ARef<Conn>` must be short-lived. IPVS cannot expire a held entry, and it waits for all
+/// entries when a namespace ends.
+///
 /// # Examples
 ///
 /// ```ignore

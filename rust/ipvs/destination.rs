@@ -17,12 +17,12 @@ use kernel::{
 
 /// A destination, a real server of a virtual service (`struct ip_vs_dest`).
 ///
-/// IPVS does not wait for references when a namespace ends (`ip_vs_trash_cleanup()`): whoever drops
-/// the last one frees the destination at once. That is safe for a packet that has found the
-/// destination in the service's list, because RCU delays IPVS's own put. It is also safe for a
-/// packet that borrows from an `ARef`. But IPVS uses what `Scheduler::schedule` returns until the
-/// end of its RCU read-side critical section. So a scheduler must free by RCU the references that
-/// it lends to packets; the lifetimes of `schedule` enforce it.
+/// IPVS does not wait for references when a namespace ends (`ip_vs_trash_cleanup()`). Dropping the
+/// last one frees the destination at once. That is safe for a packet that has found the destination
+/// in the service's list, because RCU delays IPVS's own put. It is also safe for a packet that
+/// borrows from an `ARef`. But IPVS uses the destination that `Scheduler::schedule` returns until
+/// the end of the RCU read-side critical section. So a scheduler must free by RCU the references
+/// that it lends to packets; the lifetimes of `schedule` enforce it.
 ///
 /// # Examples
 ///
