@@ -9,7 +9,7 @@
 # `harness packets` makes the packets from a seed. The script draws a seed, prints it, and sends the
 # same packets again if it is given as SEED.
 #
-# lib.sh has the network, and reuse.sh says how a case is judged. A second link leads from the client
+# lib.sh has the network, and lib/cases.sh says how a case is judged. A second link leads from the client
 # to the director, so that two processors handle packets. Each service has its own address
 # (10.9.0.x):
 #
@@ -17,12 +17,12 @@
 #   dr     .4              direct routing: the director sees the client's packets only
 #   pers   .6              persistent
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
-# shellcheck source=selftests/leftovers.sh
-. "$(dirname "$0")/leftovers.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
+# shellcheck source=selftests/lib/leftovers.sh
+. "$(dirname "$0")/lib/leftovers.sh"
 
 need_tools python3
 [ "$sctp" = yes ] || skip_all "needs the kernel module sctp"

@@ -2,18 +2,18 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # IPVS of other kernels (baselines/*.patch), for comparison in benchmarks: each must behave as its
-# patch says. reuse.sh says how a case is judged; virtual services as in conn_reuse.sh.
+# patch says. lib/cases.sh says how a case is judged; virtual services as in conn_reuse.sh.
 #
 # IPVS: a directory with the baseline's ip_vs.ko, which is loaded
 #
 # usage: baselines.sh [NAME]		(default: from the directory's name, ipvs-NAME-...)
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # ipvs-watch knows the current IPVS only.
 unset WATCH
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_modules nft_masq
 

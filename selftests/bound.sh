@@ -6,15 +6,15 @@
 # the receive queue is full. Nothing may hang or leak, the kernel must have nothing to complain about,
 # and connections must work afterwards. queued.sh has the same for packets that wait in an nfqueue.
 #
-# The network is in lib.sh, the services in bound_lib.sh. A second link leads from the client to the
+# The network is in lib.sh, the services in lib/robustness.sh. A second link leads from the client to the
 # director, so that two processors have packets to handle.
 #
 # usage: bound.sh [CASE...]
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/bound_lib.sh
-. "$(dirname "$0")/bound_lib.sh"
+# shellcheck source=selftests/lib/robustness.sh
+. "$(dirname "$0")/lib/robustness.sh"
 
 need_tools ethtool python3 taskset tc
 need_modules nft_numgen sch_netem

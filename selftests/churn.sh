@@ -17,8 +17,8 @@
 #          (all, some more often)
 
 # shellcheck disable=SC2317 # actions and checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 minutes=${MINUTES:-1}
 seed=${SEED:-$EPOCHSECONDS}

@@ -9,7 +9,7 @@
 # - A stray SYN with the addresses of a flow has the effect that it has on a stock kernel: none if it
 #   is dropped before it reaches IPVS.
 #
-# reuse.sh says how a case is judged. lib.sh has the network. This script adds two clients behind a
+# lib/cases.sh says how a case is judged. lib.sh has the network. This script adds two clients behind a
 # NAT router, which is the client of all other cases, and a stranger that sends with the client's
 # address:
 #
@@ -32,10 +32,10 @@
 #   tun    10.8.0.1, fd00:8::1   a tunnel whose replies come back through the director, as DNAT
 #                                in front of it requires
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_modules br_netfilter bridge ip6_tunnel ipip nft_fib_inet nft_fib_ipv6 nft_masq vrf
 

@@ -6,7 +6,7 @@
 # connection's confirmed conntrack; the client sends it again a second later.
 #
 # This is the fault in its common forms, the cases in which nothing may change, and the
-# module as such; `make demo` shows its table. How a case is judged stands in reuse.sh.
+# module as such; `make demo` shows its table. How a case is judged stands in lib/cases.sh.
 #
 # The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
 #
@@ -17,10 +17,10 @@
 #   tun   .5              IPIP tunnels: likewise
 #   pers  .6              persistent
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_modules ipip nft_masq
 

@@ -24,8 +24,8 @@
 # MODULE: ip_vs_reuse.ko; without it only the first half runs
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 vip=10.0.0.9
 flows=20

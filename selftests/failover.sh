@@ -3,7 +3,7 @@
 #
 # Checks that no first packet of a connection from a reused port is lost when the client's traffic
 # has moved to a backup director, or back. IPVS synchronizes its entries between the directors, but
-# each director's conntrack knows only the packets that it has seen itself. reuse.sh says how a case is
+# each director's conntrack knows only the packets that it has seen itself. lib/cases.sh says how a case is
 # judged.
 #
 #                 client
@@ -23,10 +23,10 @@
 #   alien  .2              the backup has other real servers, so it does not know the server of an
 #                          entry that it gets from the director
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_modules ip_vs_mh
 need_tools sysctl

@@ -14,8 +14,8 @@
 # MODULE: ip_vs_reuse.ko, with ip_vs_fail_alloc.ko in the same directory
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 injection=/sys/module/ip_vs_fail_alloc/parameters
 service=10.9.0.1:80		# UDP, each datagram scheduled by itself

@@ -10,8 +10,8 @@
 # WATCH:   ipvs-watch, used if the kernel has BTF for its modules
 
 # shellcheck disable=SC2317 # functions are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 cd "$here" || exit
 
 need_root

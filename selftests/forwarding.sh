@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Checks that no first packet of a connection from a reused port is lost, for each of IPVS's
-# forwarding methods, for IPv4 and IPv6. reuse.sh says how a case is judged.
+# forwarding methods, for IPv4 and IPv6. lib/cases.sh says how a case is judged.
 #
 # The network is in lib.sh. Each virtual service has its own addresses, 10.9.0.x and fd00:9::x:
 #
@@ -13,10 +13,10 @@
 #   gre   .5   ... in GRE
 #   mix   .6   a tunnel of the other family: IPv4 in IPv6, IPv6 in IPv4
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_modules ipip sit ip6_tunnel ip_gre ip6_gre fou fou6
 

@@ -3,7 +3,7 @@
 #
 # Checks that a stranger who floods the director with forged SYNs does no more harm than on a stock
 # kernel. A live flow survives a flood with its addresses if it does so on stock. A flood that reopens
-# flows lets other clients' connections through, and does not use up memory. reuse.sh says how a case is
+# flows lets other clients' connections through, and does not use up memory. lib/cases.sh says how a case is
 # judged; clients.sh has single stray SYNs; docs/threat-model.md has the conclusions.
 #
 # The network is in lib.sh. The stranger has a link of its own to the director.
@@ -15,10 +15,10 @@
 # On port 81 a client sends as much as it can over one connection. The script prints its rate under the
 # flood, but does not judge it: machines differ.
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_tools socat
 need_modules nft_masq

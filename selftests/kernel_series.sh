@@ -9,8 +9,8 @@
 # IPVS:         what scripts/ipvs.sh has made, patched
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 # unload MODULE: with the modules that use it. Namespaces go some time after they are deleted, and
 # what they use with them.

@@ -14,8 +14,8 @@
 # usage: kernel_tests.sh [TEST...]
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 tests="netfilter/ipvs.sh
 	netfilter/conntrack_dump_flush.sh

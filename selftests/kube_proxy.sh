@@ -3,7 +3,7 @@
 #
 # Checks that with the rules of kube-proxy's ipvs mode no first packet of a connection from a reused
 # port is lost, and that the pod sees the right client address: the rules mark only new connections to
-# be masqueraded, so a packet with an old conntrack would reach the pod unmasqueraded. reuse.sh says
+# be masqueraded, so a packet with an old conntrack would reach the pod unmasqueraded. lib/cases.sh says
 # how a case is judged.
 #
 # The director is a Kubernetes node, and the real servers are its pods. The rules match sets of
@@ -21,10 +21,10 @@
 #
 # The cluster's own addresses are 10.2.0.0/16 and fd00:2::/32; the client is outside.
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_tools ipset iptables-nft-restore ip6tables-nft-restore
 need_modules dummy ip_set ip_set_bitmap_port ip_set_hash_ip ip_set_hash_ipport \

@@ -23,10 +23,10 @@
 # WATCH:  ipvs-watch, which sees drops and replays (witness.sh)
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
-# shellcheck source=selftests/witness.sh
-. "$(dirname "$0")/witness.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
+# shellcheck source=selftests/lib/witness.sh
+. "$(dirname "$0")/lib/witness.sh"
 
 cleanup()
 {

@@ -20,8 +20,8 @@
 # REOPENINGS: number of reopened flows in total (1000000)
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 reopenings=${REOPENINGS:-1000000}
 ends="server-rst client-rst fin"

@@ -6,8 +6,8 @@
 # MODULE: the module to insert
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 [ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
 need_root

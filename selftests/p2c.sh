@@ -17,8 +17,8 @@
 # MODULE: ip_vs_reuse.ko; ip_vs_rs_rr.ko is looked for beside it
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 cleanup()
 {

@@ -4,7 +4,7 @@
 # A client reuses its port: by the devices, routes and tunnels through which its packets come to
 # IPVS. A packet that is replayed takes the same way twice: rules at LOCAL_IN see one SYN twice
 # where they see a lost one and its retransmission on the stock kernel (`passes` counts them). How
-# a case is judged stands in reuse.sh.
+# a case is judged stands in lib/cases.sh.
 #
 # The network is in lib.sh, all services are NAT:
 #
@@ -14,10 +14,10 @@
 #
 # paths_netfilter.sh has what lies behind the routes: rules, queues, sockets.
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_tools clang iptables ip6tables python3 tc
 need_modules 8021q act_ct act_mirred act_skbedit bridge br_netfilter cls_flower cls_matchall esp4 esp6 \
@@ -383,7 +383,7 @@ seen_twice()
 {
 	local line
 
-	coproc sniffer { exec "$here/paths.py" sniff client; }
+	coproc sniffer { exec "$here/lib/paths.py" sniff client; }
 	read -r -t 20 line <&"${sniffer[0]}"
 	[ "$line" = READY ] || fault "paths.py sniff says ${line:-nothing}"
 	on_ingress "saved_and_counted" protocol ip flower ip_proto tcp src_ip 10.0.0.2 tcp_flags 0x2/0x17 action ok

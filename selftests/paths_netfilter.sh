@@ -3,19 +3,19 @@
 #
 # A client reuses its port: by what its packets are, and by the rules, queues and sockets that they
 # meet between routing and IPVS. A packet that is replayed meets them twice. How a case is judged
-# stands in reuse.sh; paths.sh has what lies before the rules.
+# stands in lib/cases.sh; paths.sh has what lies before the rules.
 #
 # The network is in lib.sh, all services are NAT:
 #
 #   nat     10.9.0.1, fd00:9::1
 #   own     10.9.0.2, fd00:9::2   rs1, and the director itself, which is called rs3
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
-# shellcheck source=selftests/nfqueue.sh
-. "$(dirname "$0")/nfqueue.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
+# shellcheck source=selftests/lib/nfqueue.sh
+. "$(dirname "$0")/lib/nfqueue.sh"
 
 need_tools python3 socat
 need_modules nfnetlink_queue nft_queue nft_socket nft_tproxy vrf
@@ -67,7 +67,7 @@ setup()
 }
 
 # start_odd_client NAME SOCKET [COMMAND...]: a console whose TCP sockets are as paths.py makes them.
-start_odd_client() { harness=$here/paths.py start_console "$1" "${@:3}" env SOCKET="$2"; }
+start_odd_client() { harness=$here/lib/paths.py start_console "$1" "${@:3}" env SOCKET="$2"; }
 
 start_server_here()
 {
@@ -309,7 +309,7 @@ icmp_error_rst()
 			}
 		}
 	END
-	coproc sender { exec nsenter --net="/run/netns/$client" -- "$here/paths.py" icmp-errors 10.0.0.2 "$nat"; }
+	coproc sender { exec nsenter --net="/run/netns/$client" -- "$here/lib/paths.py" icmp-errors 10.0.0.2 "$nat"; }
 	read -r -t 20 line <&"${sender[0]}"
 	[ "$line" = READY ] || fault "paths.py icmp-errors says ${line:-nothing}"
 	reconnect "$nat" settled_and_error --end server-rst

@@ -29,8 +29,8 @@
 # JSON:    if set, each measurement is also printed as a line of JSON
 
 # shellcheck disable=SC2317 # loads are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 cleanup()
 {

@@ -6,16 +6,16 @@
 # module is unloaded, the queue's owner dies, or the network namespace ends. Nothing may hang or leak,
 # the kernel must have nothing to complain about, and connections must work afterwards.
 #
-# The network is in lib.sh, the services in bound_lib.sh.
+# The network is in lib.sh, the services in lib/robustness.sh.
 #
 # usage: queued.sh [CASE...]
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/bound_lib.sh
-. "$(dirname "$0")/bound_lib.sh"
-# shellcheck source=selftests/nfqueue.sh
-. "$(dirname "$0")/nfqueue.sh"
+# shellcheck source=selftests/lib/robustness.sh
+. "$(dirname "$0")/lib/robustness.sh"
+# shellcheck source=selftests/lib/nfqueue.sh
+. "$(dirname "$0")/lib/nfqueue.sh"
 
 need_tools python3
 need_modules nfnetlink_queue nft_queue

@@ -5,15 +5,15 @@
 #
 # Runs kselftests one after the other and says how each ended, as KTAP; then the table of all
 # cases that ran on both kernels. Runs in the virtual machine; what a test prints goes on as it
-# comes. The word `cases` stands for the scripts with cases of the fault (reuse.sh), less paths.sh and
+# comes. The word `cases` stands for the scripts with cases of the fault (lib/cases.sh), less paths.sh and
 # paths_netfilter.sh, which want a machine of their own.
 #
 # A kernel that can tell what memory nothing refers to any more (KERNEL=debug) is asked at the end.
 #
 # IPVS: a directory with an ip_vs.ko to be tested in place of the stock one
 
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 cd "$here" || exit
 
 cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh hostile.sh"

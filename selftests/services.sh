@@ -3,7 +3,7 @@
 #
 # A client reuses its port towards virtual services of every kind, with each feature and setting of
 # IPVS: every first packet that IPVS drops for its old conntrack is kept with the module. Where IPVS
-# keeps to the old entry, and where it cannot give that up, nothing changes. reuse.sh says how a case
+# keeps to the old entry, and where it cannot give that up, nothing changes. lib/cases.sh says how a case
 # is judged.
 #
 # The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
@@ -17,10 +17,10 @@
 #   ops   .7              one-packet scheduling, UDP
 #   sip   .8              persistent by SIP's Call-ID, UDP
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 shopt -s extglob
 # The schedulers of the kernel except rr, which all other cases use.

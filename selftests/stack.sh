@@ -17,14 +17,14 @@
 #
 # TRACE: a directory for what the stack had on it
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
-# shellcheck source=selftests/leftovers.sh
-. "$(dirname "$0")/leftovers.sh"
-# shellcheck source=selftests/nfqueue.sh
-. "$(dirname "$0")/nfqueue.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
+# shellcheck source=selftests/lib/leftovers.sh
+. "$(dirname "$0")/lib/leftovers.sh"
+# shellcheck source=selftests/lib/nfqueue.sh
+. "$(dirname "$0")/lib/nfqueue.sh"
 
 need_tools python3
 need_modules ip6_tunnel nfnetlink_queue nft_numgen nft_queue vrf

@@ -16,8 +16,8 @@
 # MODULE: ip_vs_reuse.ko; without it only the first half runs
 
 # shellcheck disable=SC2317 # checks are called by name
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/lib/lib.sh"
 
 vip=10.9.0.1
 web=10.9.0.2

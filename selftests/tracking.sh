@@ -7,15 +7,15 @@
 # SYN of the old connection and one of the new. Only the wait between the two is gone.
 #
 # Each case loads its rules into the table `case` and deletes it afterwards. lib.sh has the network,
-# and reuse.sh says how a case is judged. The services:
+# and lib/cases.sh says how a case is judged. The services:
 #
 #   nat   10.9.0.1, fd00:9::1   TCP, UDP, SCTP
 #   dns   10.9.0.2, fd00:9::2   UDP, with four ports on each real server
 
-# shellcheck disable=SC2034 # for reuse.sh
+# shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "$0")/reuse.sh"
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "$0")/lib/cases.sh"
 
 need_tools iptables iptables-restore socat
 need_modules nf_conntrack_ftp nf_flow_table_inet nfnetlink_cttimeout nft_connlimit nft_flow_offload \

@@ -10,8 +10,8 @@
 # MODULE: the module
 # ROUNDS: how often each is measured, in turn (3)
 
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/../lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/../lib/lib.sh"
 
 cleanup()
 {

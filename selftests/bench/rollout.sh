@@ -7,10 +7,10 @@
 # new one begins to get its share. NAT, conntrack on, rr, expire_nodest_conn=1. Judges nothing:
 # prints a line of JSON for each measurement.
 #
-# The network is in lib.sh, the columns are in bench/lib.sh. 'none' has no rollout.
+# The network is in lib.sh, the columns are in lib/bench.sh. 'none' has no rollout.
 
-# shellcheck source=selftests/bench/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/bench.sh
+. "$(dirname "$0")/../lib/bench.sh"
 
 concurrency=32
 cells=0

@@ -13,8 +13,8 @@
 # ROUNDS: how often each is measured, in turn (3)
 # SIZES:  how many servers ("1 10 100 1000 10000")
 
-# shellcheck source=selftests/lib.sh
-. "$(dirname "$0")/../lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "$0")/../lib/lib.sh"
 
 cleanup()
 {

@@ -11,12 +11,12 @@
 # drop, in a storm of its own, for it takes time; and the rate against that of ab, which chooses
 # its ports by itself.
 #
-# The network is in lib.sh, the columns are in bench/lib.sh.
+# The network is in lib.sh, the columns are in lib/bench.sh.
 #
 # CONCURRENCIES: besides, for some columns, how it all depends on that ("4 16 64 128")
 
-# shellcheck source=selftests/bench/lib.sh
-. "$(dirname "$0")/lib.sh"
+# shellcheck source=selftests/lib/bench.sh
+. "$(dirname "$0")/../lib/bench.sh"
 
 concurrency=32
 n_servers=4

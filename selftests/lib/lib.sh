@@ -25,7 +25,8 @@ export LC_ALL=C
 
 ksft_skip=4
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# selftests/
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 ##############################################################################
 # KTAP

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # What the measurements share: the kinds of IPVS that are compared, and how results are told.
-# Sourced, not run, in place of ../lib.sh. A result is a line of JSON on standard output; all
+# Sourced, not run, in place of lib.sh. A result is a line of JSON on standard output; all
 # else is a line that begins with '#'.
 #
 # The columns, each with its own IPVS, or none:
@@ -24,8 +24,8 @@
 
 # shellcheck disable=SC2034 # for who sources this
 
-# shellcheck source=selftests/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=selftests/lib/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cleanup()
 {

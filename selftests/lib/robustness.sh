@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash disable=SC2034,SC2154 # variables are reuse.sh's, or the script's
+# shellcheck shell=bash disable=SC2034,SC2154 # variables are lib/cases.sh's, or the script's
 #
 # What bound.sh and queued.sh share: services, clients, and what must hold after each case. Sourced, not
-# run, in place of reuse.sh. A script has `cases`, `label_of` and `setup`, and ends with
+# run, in place of lib/cases.sh. A script has `cases`, `label_of` and `setup`, and ends with
 # `run_with_module "$@"`.
 #
 # The services are 10.9.0.1:80 and fd00:9::1:80, for TCP, UDP and SCTP, NAT.
 
-# shellcheck source=selftests/reuse.sh
-. "$(dirname "${BASH_SOURCE[0]}")/reuse.sh"
-# shellcheck source=selftests/leftovers.sh
+# shellcheck source=selftests/lib/cases.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cases.sh"
+# shellcheck source=selftests/lib/leftovers.sh
 . "$(dirname "${BASH_SOURCE[0]}")/leftovers.sh"
 
 need_module

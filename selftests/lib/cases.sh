@@ -26,9 +26,9 @@
 # MODE:    a conn_reuse_mode for all cases, whatever they want
 
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/lib.sh
+# shellcheck source=selftests/lib/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-# shellcheck source=selftests/witness.sh
+# shellcheck source=selftests/lib/witness.sh
 . "$(dirname "${BASH_SOURCE[0]}")/witness.sh"
 
 declare -A label_of=()

@@ -17,7 +17,7 @@ start_queue()
 	local in out line
 
 	mkfifo "$tmp/queue"
-	exec {out}< <(exec "$@" "$here/nfqueue.py" 7 <"$tmp/queue")
+	exec {out}< <(exec "$@" "$here/lib/nfqueue.py" 7 <"$tmp/queue")
 	queue_owner=$!
 	harness_pids+=($!)
 	exec {in}>"$tmp/queue"
