@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The cases of conn_reuse.sh with each IPVS that there is or was for Linux $KERNEL, as one table.
+# The cases of basics.sh with each IPVS that there is or was for Linux $KERNEL, as one table.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -133,7 +133,7 @@ installed() {
 not_installed() { ! in_machine "modinfo -k $1 $2"; }
 
 # Each loses its first packet on the stock kernel, and must not with the module.
-cases="selftests/conn_reuse.sh server_rst drained_while_open server_rst_masqueraded"
+cases="selftests/reuse/basics.sh server_rst drained_while_open server_rst_masqueraded"
 
 ##############################################################################
 

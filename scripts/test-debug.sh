@@ -14,7 +14,7 @@
 
 export KERNEL=debug VM_TIMEOUT=7200
 export VM_ENV="MINUTES SEED REOPENINGS" MINUTES=${MINUTES:-5} REOPENINGS=${REOPENINGS:-4800}
-tests=("module.sh fault_injection.sh" "matrix.sh p2c.sh cases" "paths.sh paths_netfilter.sh bad_input.sh bound.sh queued.sh" "churn.sh million.sh")
+tests=("module.sh fault_injection.sh" "reuse/matrix.sh p2c.sh cases" "reuse/paths.sh reuse/paths_netfilter.sh bad_input.sh bound.sh queued.sh" "churn.sh million.sh")
 
 if [ "${1:-}" = --if-there ]; then
 	made_from=$(cat "$top"/scripts/debug-kernel.{sh,config} | sha256sum)

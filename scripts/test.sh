@@ -29,8 +29,8 @@ cases="watch.sh module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
 tools="tools.sh directors.sh"
 # By the path that a packet takes to IPVS.
-paths="paths.sh paths_netfilter.sh"
-others="matrix.sh bad_input.sh bound.sh queued.sh stack.sh fault_injection.sh"
+paths="reuse/paths.sh reuse/paths_netfilter.sh"
+others="reuse/matrix.sh bad_input.sh bound.sh queued.sh stack.sh fault_injection.sh"
 
 in_vm() {
 	# shellcheck disable=SC2086 # a list
@@ -45,7 +45,7 @@ kernel_tests() {
 first() {
 	local status=0
 	in_vm "$cases $tools" || status=1
-	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "conn_reuse.sh kernel_series.sh" || status=1
+	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "reuse/basics.sh kernel_series.sh" || status=1
 	return $status
 }
 

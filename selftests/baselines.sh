@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # IPVS of other kernels (baselines/*.patch), for comparison in benchmarks: each must behave as its
-# patch says. lib/cases.sh says how a case is judged; virtual services as in conn_reuse.sh.
+# patch says. lib/cases.sh says how a case is judged; virtual services as in basics.sh.
 #
 # IPVS: a directory with the baseline's ip_vs.ko, which is loaded
 #

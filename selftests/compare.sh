@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs the cases of conn_reuse.sh with each variant of IPVS in one boot, and prints one table of what
+# Runs the cases of basics.sh with each variant of IPVS in one boot, and prints one table of what
 # a client sees. A case that fails is not an error here: the table is to show the differences.
 #
 # MODULE: the module
@@ -24,7 +24,7 @@ with()
 	unload_ipvs
 	load_ipvs "$2" || exit
 	[ -z "${MODULE:-}" ] || insmod "$MODULE" || exit
-	env "${@:3}" ./conn_reuse.sh | grep -c '^ok [^#]*$' | sed 's/^/#   as expected: /'
+	env "${@:3}" ./reuse/basics.sh | grep -c '^ok [^#]*$' | sed 's/^/#   as expected: /'
 	[ -z "${MODULE:-}" ] || rmmod ip_vs_reuse
 }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs the cases of conn_reuse.sh in one boot with the stock IPVS, which must show the fault, and with
+# Runs the cases of basics.sh in one boot with the stock IPVS, which must show the fault, and with
 # the patched IPVS, which must not, and prints one table. Checks that all stock modules that depend on
 # IPVS load with the patched one. For kernels without support for ip_vs_reuse.ko.
 #
@@ -25,21 +25,21 @@ unset IPVS MODULE
 # The kernel cleans up the namespaces of the run before in the background. Until then they use IPVS.
 unloaded() { [ ! -e /sys/module/ip_vs ] || modprobe -qr ip_vs_rr ip_vs; }
 
-# cases: runs conn_reuse.sh, which skips its half with the module.
+# cases: runs basics.sh, which skips its half with the module.
 cases()
 {
 	local status=0
 
 	[ -e /sys/kernel/btf/ip_vs ] || unset WATCH
-	./conn_reuse.sh || status=$?
+	./reuse/basics.sh || status=$?
 	((status == 0 || status == ksft_skip)) || failed=1
 }
 
-echo "# conn_reuse.sh with the stock IPVS"
+echo "# basics.sh with the stock IPVS"
 load_ipvs || exit
 cases
 
-echo "# conn_reuse.sh with the patched IPVS"
+echo "# basics.sh with the patched IPVS"
 busywait 60000 unloaded || bail_out "ip_vs cannot be unloaded"
 load_ipvs "$patched" || bail_out "the patched ip_vs.ko does not load: $(dmesg | tail -n 3)"
 IPVS=patched cases

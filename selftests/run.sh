@@ -16,7 +16,7 @@
 . "$(dirname "$0")/lib/lib.sh"
 cd "$here" || exit
 
-cases="conn_reuse.sh forwarding.sh kube_proxy.sh clients.sh tracking.sh services.sh failover.sh hostile.sh"
+cases="reuse/basics.sh reuse/forwarding.sh reuse/kube_proxy.sh reuse/clients.sh reuse/tracking.sh reuse/services.sh reuse/failover.sh reuse/hostile.sh"
 tests=()
 for test in "$@"; do
 	# shellcheck disable=SC2206 # a list

@@ -31,7 +31,7 @@ struct Result<'a> {
 pub fn print(file: &Path, title: &str) -> anyhow::Result<()> {
     let text = fs::read_to_string(file).with_context(|| {
         format!(
-            "cannot read {}: run conn_reuse.sh with RESULTS set to it",
+            "cannot read {}: run basics.sh with RESULTS set to it",
             file.display()
         )
     })?;
@@ -48,7 +48,7 @@ fn render(text: &str, title: &str) -> anyhow::Result<String> {
         .lines()
         .map(Run::parse)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    ensure!(!runs.is_empty(), "no results: run conn_reuse.sh to its end");
+    ensure!(!runs.is_empty(), "no results: run basics.sh to its end");
     let scripts = in_order(runs.iter().map(|run| run.script));
     let columns = in_order(runs.iter().map(|run| run.column));
     let cases = in_order(runs.iter().map(|run| (run.script, run.label)));
@@ -162,12 +162,12 @@ mod tests {
 
     #[test]
     fn rows_are_aligned_and_losses_counted() {
-        let text = "conn_reuse\tserver's FIN\tstock kernel\t2\t0\n\
-                    conn_reuse\tserver's RST\tstock kernel\t1013\t1\n\
-                    conn_reuse\tzone\tstock kernel\ttimeout\t1\n\
-                    conn_reuse\tserver's FIN\twith ip_vs_reuse\t3\t0\n\
-                    conn_reuse\tserver's RST\twith ip_vs_reuse\t4\t0\n\
-                    conn_reuse\tzone\twith ip_vs_reuse\t12\t0\n";
+        let text = "basics\tserver's FIN\tstock kernel\t2\t0\n\
+                    basics\tserver's RST\tstock kernel\t1013\t1\n\
+                    basics\tzone\tstock kernel\ttimeout\t1\n\
+                    basics\tserver's FIN\twith ip_vs_reuse\t3\t0\n\
+                    basics\tserver's RST\twith ip_vs_reuse\t4\t0\n\
+                    basics\tzone\twith ip_vs_reuse\t12\t0\n";
         let expected = "\
 Reuse
 
@@ -182,8 +182,8 @@ first packets lost   2 of 3           0 of 3
 
     #[test]
     fn a_case_that_did_not_run_has_an_empty_cell() {
-        let text = "conn_reuse\tserver's RST\tstock kernel\t1013\t1\n\
-                    conn_reuse\tmode 0\tpatched\tsticks\t-\n";
+        let text = "basics\tserver's RST\tstock kernel\t1013\t1\n\
+                    basics\tmode 0\tpatched\tsticks\t-\n";
         let expected = "\
 Reuse
 
@@ -197,15 +197,15 @@ first packets lost   1 of 1           -
 
     #[test]
     fn scripts_are_headings_where_there_are_several() {
-        let one = "conn_reuse\tserver's FIN\tstock kernel\t2\t0\n";
-        assert!(!render(one, "Reuse").unwrap().contains("conn_reuse"));
+        let one = "basics\tserver's FIN\tstock kernel\t2\t0\n";
+        assert!(!render(one, "Reuse").unwrap().contains("basics"));
         let two = format!("{one}services\tserver's FIN\tstock kernel\tsticks\t-\n");
         let expected = "\
 Reuse
 
 what happened        stock kernel
 
-conn_reuse:
+basics:
 server's FIN             2 ms
 
 services:
@@ -217,7 +217,7 @@ first packets lost   0 of 1
 
     #[test]
     fn a_damaged_file_is_an_error() {
-        for text in ["", "conn_reuse\n", "one\ttwo\n", "a\tb\tc\t1\tyes\n"] {
+        for text in ["", "basics\n", "one\ttwo\n", "a\tb\tc\t1\tyes\n"] {
             assert!(render(text, "Reuse").is_err(), "{text:?}");
         }
     }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `selftests/matrix.expected` is what the module's policy and a few facts about conntrack and TCP
-//! predict. `selftests/matrix.sh` asserts that the stock kernel does what the table says. So the
+//! `selftests/reuse/matrix.expected` is what the module's policy and a few facts about conntrack and TCP
+//! predict. `selftests/reuse/matrix.sh` asserts that the stock kernel does what the table says. So the
 //! table ties the policy to the kernel.
 
 use host::policy::{
     reschedules, ConnState, DestState, FirstPacket, LeaveReason, Phase, Settings, Situation,
 };
 
-const EXPECTED: &str = include_str!("../../matrix.expected");
+const EXPECTED: &str = include_str!("../../reuse/matrix.expected");
 
 /// How the old connection ended.
 struct Ending {

@@ -5,7 +5,7 @@
 # real server meanwhile, the settings of IPVS, and IPv4 or IPv6. On the stock kernel each second
 # connection must fare exactly as matrix.expected says. With the module it fares the same, except
 # that no first packet is lost; and for each combination of settings the module replays exactly as
-# many packets as the stock kernel loses. conn_reuse.sh has the cases that do not fit into a table.
+# many packets as the stock kernel loses. basics.sh has the cases that do not fit into a table.
 #
 # All flows of one combination of settings run at the same time, on the network of lib.sh. Each
 # fate of a real server has its own virtual service (10.9.0.1 for the first fate, and so on;
@@ -24,9 +24,9 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 # shellcheck source=selftests/lib/witness.sh
-. "$(dirname "$0")/lib/witness.sh"
+. "$(dirname "$0")/../lib/witness.sh"
 
 cleanup()
 {
@@ -316,7 +316,7 @@ read_expected()
 
 	while read -r ending fate one two three four; do
 		[[ -z $ending || $ending = "#"* ]] || expected[$ending/$fate]=$one$two$three$four
-	done <"$here/matrix.expected"
+	done <"$here/reuse/matrix.expected"
 }
 
 # Sets `wanted`: how `flow` should fare in this half and column.

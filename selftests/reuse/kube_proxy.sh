@@ -24,7 +24,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 need_tools ipset iptables-nft-restore ip6tables-nft-restore
 need_modules dummy ip_set ip_set_bitmap_port ip_set_hash_ip ip_set_hash_ipport \

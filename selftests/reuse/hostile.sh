@@ -18,7 +18,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 need_tools socat
 need_modules nft_masq

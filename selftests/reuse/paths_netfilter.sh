@@ -13,9 +13,9 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 # shellcheck source=selftests/lib/nfqueue.sh
-. "$(dirname "$0")/lib/nfqueue.sh"
+. "$(dirname "$0")/../lib/nfqueue.sh"
 
 need_tools python3 socat
 need_modules nfnetlink_queue nft_queue nft_socket nft_tproxy vrf

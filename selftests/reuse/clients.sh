@@ -35,7 +35,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 need_modules br_netfilter bridge ip6_tunnel ipip nft_fib_inet nft_fib_ipv6 nft_masq vrf
 

@@ -17,7 +17,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 need_tools clang iptables ip6tables python3 tc
 need_modules 8021q act_ct act_mirred act_skbedit bridge br_netfilter cls_flower cls_matchall esp4 esp6 \

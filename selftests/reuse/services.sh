@@ -20,7 +20,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 shopt -s extglob
 # The schedulers of the kernel except rr, which all other cases use.

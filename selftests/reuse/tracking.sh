@@ -15,7 +15,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 need_tools iptables iptables-restore socat
 need_modules nf_conntrack_ftp nf_flow_table_inet nfnetlink_cttimeout nft_connlimit nft_flow_offload \
