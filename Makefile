@@ -68,10 +68,10 @@ test-debug: kernel
 churn: export MINUTES ?= 30
 churn: export VM_TIMEOUT := 86400
 churn: kernel
-	$(Q)VM_ENV="MINUTES SEED ACTIONS" scripts/in-vm.sh selftests/run.sh churn.sh
+	$(Q)VM_ENV="MINUTES SEED ACTIONS" scripts/in-vm.sh selftests/run.sh robustness/churn.sh
 million: export VM_TIMEOUT := 86400
 million: kernel
-	$(Q)VM_ENV=REOPENINGS scripts/in-vm.sh selftests/run.sh million.sh
+	$(Q)VM_ENV=REOPENINGS scripts/in-vm.sh selftests/run.sh robustness/million.sh
 shell: kernel
 	$(Q)scripts/in-vm.sh --shell
 lint: kernel

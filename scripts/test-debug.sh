@@ -14,7 +14,7 @@
 
 export KERNEL=debug VM_TIMEOUT=7200
 export VM_ENV="MINUTES SEED REOPENINGS" MINUTES=${MINUTES:-5} REOPENINGS=${REOPENINGS:-4800}
-tests=("module.sh fault_injection.sh" "reuse/matrix.sh p2c.sh cases" "reuse/paths.sh reuse/paths_netfilter.sh bad_input.sh bound.sh queued.sh" "churn.sh million.sh")
+tests=("robustness/module.sh robustness/fault_injection.sh" "reuse/matrix.sh p2c/p2c.sh cases" "reuse/paths.sh reuse/paths_netfilter.sh robustness/bad_input.sh robustness/bound.sh robustness/queued.sh" "robustness/churn.sh robustness/million.sh")
 
 if [ "${1:-}" = --if-there ]; then
 	made_from=$(cat "$top"/scripts/debug-kernel.{sh,config} | sha256sum)
@@ -22,7 +22,7 @@ if [ "${1:-}" = --if-there ]; then
 		say "the cache has no debug kernel: 'make test-debug' builds it"
 		exit
 	fi
-	tests=("module.sh fault_injection.sh")
+	tests=("robustness/module.sh robustness/fault_injection.sh")
 fi
 
 status=0

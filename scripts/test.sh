@@ -25,12 +25,12 @@ on_host() (
 )
 
 # Every way in which a flow comes back; ends with the table of all of them.
-cases="watch.sh module.sh cases"
+cases="watch.sh robustness/module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
 tools="tools.sh directors.sh"
 # By the path that a packet takes to IPVS.
 paths="reuse/paths.sh reuse/paths_netfilter.sh"
-others="reuse/matrix.sh bad_input.sh bound.sh queued.sh stack.sh fault_injection.sh"
+others="reuse/matrix.sh robustness/bad_input.sh robustness/bound.sh robustness/queued.sh robustness/stack.sh robustness/fault_injection.sh"
 
 in_vm() {
 	# shellcheck disable=SC2086 # a list
@@ -79,7 +79,7 @@ tail --pid=$! -n +1 -f "$log.beside"
 wait $! || status=1
 cat "$log.beside" >>"$log"
 rm "$log.beside"
-in_vm p2c.sh 2>&1 | tee -a "$log" || status=1
+in_vm p2c/p2c.sh 2>&1 | tee -a "$log" || status=1
 
 # cargo counts for itself, KTAP is counted here.
 passed=$(awk '/^test result:/ { n += $4 } /^ok / && !/# SKIP/ { n++ } END { print n + 0 }' "$log")

@@ -20,11 +20,11 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 # shellcheck source=selftests/lib/leftovers.sh
-. "$(dirname "$0")/lib/leftovers.sh"
+. "$(dirname "$0")/../lib/leftovers.sh"
 # shellcheck source=selftests/lib/nfqueue.sh
-. "$(dirname "$0")/lib/nfqueue.sh"
+. "$(dirname "$0")/../lib/nfqueue.sh"
 
 need_tools python3
 need_modules ip6_tunnel nfnetlink_queue nft_numgen nft_queue vrf

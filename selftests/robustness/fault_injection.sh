@@ -15,7 +15,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 injection=/sys/module/ip_vs_fail_alloc/parameters
 service=10.9.0.1:80		# UDP, each datagram scheduled by itself

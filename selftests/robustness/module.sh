@@ -7,7 +7,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 [ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
 need_root

@@ -14,7 +14,7 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/robustness.sh
-. "$(dirname "$0")/lib/robustness.sh"
+. "$(dirname "$0")/../lib/robustness.sh"
 
 need_tools ethtool python3 taskset tc
 need_modules nft_numgen sch_netem

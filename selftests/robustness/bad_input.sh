@@ -20,9 +20,9 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 # shellcheck source=selftests/lib/leftovers.sh
-. "$(dirname "$0")/lib/leftovers.sh"
+. "$(dirname "$0")/../lib/leftovers.sh"
 
 need_tools python3
 [ "$sctp" = yes ] || skip_all "needs the kernel module sctp"

@@ -13,9 +13,9 @@
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/robustness.sh
-. "$(dirname "$0")/lib/robustness.sh"
+. "$(dirname "$0")/../lib/robustness.sh"
 # shellcheck source=selftests/lib/nfqueue.sh
-. "$(dirname "$0")/lib/nfqueue.sh"
+. "$(dirname "$0")/../lib/nfqueue.sh"
 
 need_tools python3
 need_modules nfnetlink_queue nft_queue

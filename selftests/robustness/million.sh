@@ -21,7 +21,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 reopenings=${REOPENINGS:-1000000}
 ends="server-rst client-rst fin"
