@@ -61,18 +61,18 @@ if [ -n "$quick" ]; then
 	few="unique stock module patched"
 	measure storm in_vm VM_ICOUNT=yes ROUNDS=1 SECONDS_EACH=1 VARIANTS="$few" CONCURRENCIES=64 bench/storm.sh
 	measure rollout in_vm ROUNDS=1 VARIANTS="$few" bench/rollout.sh
-	measure price in_vm VM_ICOUNT=yes JSON=yes ROUNDS=1 PATCHED= price.sh
+	measure price in_vm VM_ICOUNT=yes JSON=yes ROUNDS=1 PATCHED= bench/price.sh
 	measure scheduler in_vm VM_ICOUNT=yes ROUNDS=1 SIZES="1 10 100 1000" bench/scheduler.sh
 	measure balance in_vm VM_ICOUNT=yes ROUNDS=1 bench/balance.sh
 	measure directors program simulate --directors 1,100 --servers 10,100
 else
 	measure storm in_vm VM_ICOUNT=yes VM_TIMEOUT=5400 ROUNDS=3 SECONDS_EACH=2 bench/storm.sh
 	measure rollout in_vm VM_TIMEOUT=3600 ROUNDS=3 bench/rollout.sh
-	measure price in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 JSON=yes ROUNDS=5 price.sh
+	measure price in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 JSON=yes ROUNDS=5 bench/price.sh
 	measure scheduler in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/scheduler.sh
 	measure balance in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/balance.sh
 	measure directors program simulate
-	measure scale in_vm VM_ICOUNT=yes VM_TIMEOUT=7200 JSON=yes ROUNDS=3 "ENTRIES=${ENTRIES:-1000000}" price.sh
+	measure scale in_vm VM_ICOUNT=yes VM_TIMEOUT=7200 JSON=yes ROUNDS=3 "ENTRIES=${ENTRIES:-1000000}" bench/price.sh
 fi
 
 # What is to be compared by a few percent is measured where the clock counts instructions: noise

@@ -11,4 +11,4 @@ TENCENT=$("$top/scripts/ipvs.sh" tencent)
 PATCHED=$("$top/scripts/ipvs.sh" patched)
 VM_ENV="LEGACY TENCENT PATCHED"
 export LEGACY TENCENT PATCHED VM_ENV
-exec "$top/scripts/in-vm.sh" selftests/compare.sh
+exec "$top/scripts/in-vm.sh" selftests/baselines/compare.sh

@@ -25,9 +25,9 @@ on_host() (
 )
 
 # Every way in which a flow comes back; ends with the table of all of them.
-cases="watch.sh robustness/module.sh cases"
+cases="interop/ipvs_watch.sh robustness/module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
-tools="tools.sh directors.sh"
+tools="interop/tools.sh interop/directors.sh"
 # By the path that a packet takes to IPVS.
 paths="reuse/paths.sh reuse/paths_netfilter.sh"
 others="reuse/matrix.sh robustness/bad_input.sh robustness/bound.sh robustness/queued.sh robustness/stack.sh robustness/fault_injection.sh"
@@ -39,13 +39,13 @@ in_vm() {
 
 kernel_tests() {
 	[ -z "${LONG:-}" ] || export VM_TIMEOUT=14400
-	VM_ENV="KERNEL_TESTS LONG" in_vm kernel_tests.sh
+	VM_ENV="KERNEL_TESTS LONG" in_vm interop/kernel_tests.sh
 }
 
 first() {
 	local status=0
 	in_vm "$cases $tools" || status=1
-	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "reuse/basics.sh kernel_series.sh" || status=1
+	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "reuse/basics.sh interop/series_tests.sh" || status=1
 	return $status
 }
 
@@ -55,7 +55,7 @@ beside() {
 	in_vm "$paths" || status=1
 	kernel_tests || status=1
 	for baseline in legacy tencent; do
-		IPVS=$baseline in_vm baselines.sh || status=1
+		IPVS=$baseline in_vm baselines/baselines.sh || status=1
 	done
 	return $status
 }

@@ -17,7 +17,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 vip=10.9.0.1
 web=10.9.0.2

@@ -13,7 +13,7 @@
 # ipvs-watch knows the current IPVS only.
 unset WATCH
 # shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/lib/cases.sh"
+. "$(dirname "$0")/../lib/cases.sh"
 
 need_modules nft_masq
 

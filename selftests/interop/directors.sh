@@ -25,7 +25,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 vip=10.0.0.9
 flows=20

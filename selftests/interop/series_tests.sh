@@ -10,7 +10,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 # unload MODULE: with the modules that use it. Namespaces go some time after they are deleted, and
 # what they use with them.

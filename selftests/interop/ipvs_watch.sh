@@ -13,7 +13,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 cleanup()
 {

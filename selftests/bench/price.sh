@@ -30,7 +30,7 @@
 
 # shellcheck disable=SC2317 # loads are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 cleanup()
 {

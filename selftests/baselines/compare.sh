@@ -8,7 +8,7 @@
 # LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, built by scripts/ipvs.sh
 
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 cd "$here" || exit
 
 RESULTS=$(mktemp)

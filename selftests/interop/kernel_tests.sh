@@ -15,7 +15,7 @@
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
-. "$(dirname "$0")/lib/lib.sh"
+. "$(dirname "$0")/../lib/lib.sh"
 
 tests="netfilter/ipvs.sh
 	netfilter/conntrack_dump_flush.sh
