@@ -22,7 +22,7 @@ help:
 	@echo 'make million    a million flows that come back, and the books of them (REOPENINGS=1000000)'
 	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
 	@echo 'make module KDIR=~/linux   build/ip_vs_reuse.ko for a kernel tree of your own, with your compilers'
-	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it here'
+	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it in build/'
 	@echo 'make shell      a prompt in the machine, with the module loaded'
 	@echo 'make lint       formatting, warnings, panics, style'
 	@echo 'make docs       the documentation of all Rust code, by rustdoc, in build/docs'

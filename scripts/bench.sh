@@ -33,8 +33,7 @@ export VM_ENV="LEGACY TENCENT PATCHED ROUNDS SECONDS_EACH VARIANTS CONCURRENCIES
 program() (
 	lock cargo
 	fresh_target
-	"$top/scripts/enter.sh" cargo build --locked --quiet --release \
-		--manifest-path selftests/Cargo.toml -p bench
+	"$top/scripts/enter.sh" cargo build --locked --quiet --release -p bench
 	"$top/scripts/enter.sh" /cache/target/release/bench "$@"
 )
 

@@ -9,7 +9,7 @@
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-rm -f "$top/ip_vs_reuse.ko" "$top/ip_vs.ko" "$top/ipvs-watch"
+rm -f "$top/ip_vs_reuse.ko" "$top/ip_vs.ko" "$top/build/ipvs-watch"
 rm -rf "$top/build/docs" "$top/build/deb"
 [ -d "$cache" ] || exit 0
 if [ "${1:-}" = --all ]; then

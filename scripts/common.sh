@@ -36,13 +36,13 @@ lock() {
 # cache. What it built of another tree must not pass for this one's.
 fresh_target() {
 	local sources made profile
-	mapfile -t sources < <(find "$top/selftests" "$top/rust" -name '*.rs' -o -name 'Cargo.*' -o -path '*/src/bpf/*' | sort)
+	mapfile -t sources < <(find "$top"/{Cargo.*,ipvs-watch,rust,selftests} -name '*.rs' -o -name 'Cargo.*' -o -path '*/src/bpf/*' | sort)
 	made=$(key "${sources[@]}")
 	[ "$(cat "$cache/target/.made-from" 2>/dev/null)" != "$made" ] || return 0
 	# One profile at a time, as cargo will have it.
 	for profile in dev release; do
 		"$top/scripts/enter.sh" cargo clean --quiet --profile "$profile" \
-			--manifest-path selftests/Cargo.toml -p bench -p harness -p host -p ipvs-watch
+			-p bench -p harness -p host -p ipvs-watch
 	done
 	mkdir -p "$cache/target"
 	echo "$made" >"$cache/target/.made-from"

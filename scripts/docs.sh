@@ -20,8 +20,7 @@ module=$2 to=$3
 
 rm -rf "$to" "$CARGO_TARGET_DIR/doc"
 mkdir -p "$(dirname "$to")"
-RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --workspace \
-	--manifest-path selftests/Cargo.toml
+RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items --workspace
 cp -r "$CARGO_TARGET_DIR/doc" "$to"
 
 # Beside them, in the same index. What Kbuild has in its environment:

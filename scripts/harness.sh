@@ -3,21 +3,20 @@
 #
 # usage: harness.sh [--here]
 #
-# Builds the tests' traffic program, selftests/harness, and selftests/ipvs-watch, in a directory
-# of the cache that is named for what they are made from, and prints that directory as it is
-# called in the build root. With --here it leaves a copy of ipvs-watch in the checkout.
+# Builds the tests' traffic program, selftests/harness, and ipvs-watch, in a directory of the
+# cache that is named for what they are made from, and prints that directory as it is called in
+# the build root. With --here it leaves a copy of ipvs-watch in build/.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-mapfile -t sources < <(find "$top/selftests/Cargo.toml" "$top/selftests/Cargo.lock" "$top/selftests/harness" \
-	"$top/selftests/ipvs-watch" "$top/rust/policy.rs" -type f | sort)
+mapfile -t sources < <(find "$top"/{Cargo.toml,Cargo.lock,ipvs-watch,rust/policy.rs,selftests/harness} \
+	-type f | sort)
 name=harness-$(key "${sources[@]}")
 
 build() {
 	fresh_target
-	"$top/scripts/enter.sh" cargo build --locked --release \
-		--manifest-path selftests/Cargo.toml -p harness -p ipvs-watch
+	"$top/scripts/enter.sh" cargo build --locked --release -p harness -p ipvs-watch
 }
 
 [ -e "$cache/$name" ] || lock cargo
@@ -29,7 +28,8 @@ if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
 	mv "$cache/$name.new" "$cache/$name"
 fi
 if [ "${1:-}" = --here ]; then
-	cp "$cache/$name/ipvs-watch" "$top/"
-	say "ipvs-watch is here: modprobe ip_vs; ./ipvs-watch (as root; it needs libelf1 and zlib1g)"
+	mkdir -p "$top/build"
+	cp "$cache/$name/ipvs-watch" "$top/build/"
+	say "ipvs-watch is in build/: modprobe ip_vs; build/ipvs-watch (as root; it needs libelf1 and zlib1g)"
 fi
 echo "/cache/$name"

@@ -44,11 +44,11 @@ build() {
 
 format_rust() {
 	rustfmt --check --config-path "$kdir/.rustfmt.toml" rust/{ip_vs_reuse,flows,hooks,sampler}.rs selftests/modules/*.rs &&
-		cargo fmt --check --manifest-path selftests/Cargo.toml --all
+		cargo fmt --check --all
 }
 
 clippy_user_space() {
-	cargo clippy --locked --manifest-path selftests/Cargo.toml --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 }
 
 # The packet path runs in softirq, where a panic takes the machine down. Symbols that may

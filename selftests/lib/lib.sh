@@ -207,7 +207,7 @@ has_hooks() { ${1:+in_ns "$1"} nft list hooks | grep -qF '[ip_vs_reuse]'; }
 # Sets `harness`: given as HARNESS, or where cargo has built it.
 need_harness()
 {
-	for harness in "${HARNESS:-}" "${CARGO_TARGET_DIR:-$here/target}/release/harness" \
+	for harness in "${HARNESS:-}" "${CARGO_TARGET_DIR:-$here/../target}/release/harness" \
 		/cache/target/release/harness; do
 		[ ! -x "$harness" ] || return 0
 	done

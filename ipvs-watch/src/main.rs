@@ -6,7 +6,7 @@
 mod event;
 mod netns;
 mod output;
-#[path = "../../../rust/policy.rs"]
+#[path = "../../rust/policy.rs"]
 #[allow(dead_code)]
 mod policy;
 mod watch;
