@@ -12,30 +12,39 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help
 help:
-	@echo 'make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute'
-	@echo '                and a half; the first time about seven more, to build the machine)'
-	@echo 'make test       everything that must hold, on the host and in the same machine'
-	@echo 'make test-long  likewise, with those of the kernel'\''s own tests that take long (hours)'
-	@echo 'make test-debug the tests on a debug kernel (KASAN, lockdep), and with allocation failures'
-	@echo '                (the first time half an hour more, to build it)'
-	@echo 'make churn      everything changes at random under traffic, for MINUTES=30, with a SEED'
-	@echo 'make million    a million flows that come back, and the books of them (REOPENINGS=1000000)'
-	@echo 'make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
-	@echo 'make module KDIR=~/linux   build/ip_vs_reuse.ko for a kernel tree of your own, with your compilers'
-	@echo 'make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it in build/'
-	@echo 'make shell      a prompt in the machine, with the module loaded'
-	@echo 'make lint       formatting, warnings, panics, style'
-	@echo 'make docs       the documentation of all Rust code, by rustdoc, in build/docs'
-	@echo 'make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
-	@echo 'make ipvs KERNEL=6.12   a fixed ip_vs.ko for a kernel without Rust (6.12, 6.1, 5.10): build it,'
-	@echo '                test it on that kernel, and leave it here'
-	@echo 'make deb        Debian packages: the module by DKMS and as built for KERNEL, and ipvs-watch, in build/deb'
-	@echo 'make test-deb   a pristine Debian 13 machine: install, use, a new kernel, purge'
-	@echo 'make compare    one table: IPVS as it was, is, and is with the module or the patches'
-	@echo 'make bench      how fast, against all of these: measures (an hour), and writes a report to build/bench'
-	@echo 'make bench-quick  likewise, with less of everything, in ten minutes'
-	@echo 'make clean      forget what was built from this tree'
-	@echo 'make distclean  forget the build root and the kernels too'
+	@echo 'Use it:'
+	@echo '  make demo       show the fault and the fix: a stock kernel in QEMU, real traffic (a minute'
+	@echo '                  and a half; the first time about seven more, to build the machine)'
+	@echo '  make module     build ip_vs_reuse.ko for KERNEL, and leave it here'
+	@echo '  make module KDIR=~/linux   build it for a kernel tree of your own, with your compilers, in build/'
+	@echo '  make watch      build ipvs-watch, which shows what IPVS drops and why, and leave it in build/'
+	@echo '  make ipvs KERNEL=6.12   a fixed ip_vs.ko for a kernel without Rust (6.12, 6.1, 5.10): build it,'
+	@echo '                  test it on that kernel, and leave it here'
+	@echo '  make deb        Debian packages: the module by DKMS and as built for KERNEL, and ipvs-watch,'
+	@echo '                  in build/deb'
+	@echo '  make shell      a prompt in the machine, with the module loaded'
+	@echo
+	@echo 'Work on it:'
+	@echo '  make lint       formatting, warnings, panics, style'
+	@echo '  make test       everything that must hold, on the host and in the same machine'
+	@echo '  make case TEST=reuse/basics.sh CASE=server_rst   one case of one script in selftests/, or, without'
+	@echo '                  CASE, all of them'
+	@echo '  make test-long  all tests, with those of the kernel'\''s own that take long (hours)'
+	@echo '  make test-debug the tests on a debug kernel (KASAN, lockdep), and with allocation failures'
+	@echo '                  (the first time half an hour more, to build it)'
+	@echo '  make churn      everything changes at random under traffic, for MINUTES=30, with a SEED'
+	@echo '  make million    a million flows reopened: nothing lost, counters exact (REOPENINGS=1000000)'
+	@echo '  make test-deb   a pristine Debian 13 machine: install, use, a new kernel, purge'
+	@echo '  make patches-check   the series in patches/: does each apply, build, and pass on a patched IPVS?'
+	@echo '  make docs       the documentation of all Rust code, by rustdoc, in build/docs'
+	@echo '  make clean      forget what was built from this tree'
+	@echo '  make distclean  forget the build root and the kernels too'
+	@echo
+	@echo 'Measure it:'
+	@echo '  make bench      how fast, against other versions of IPVS: measures (an hour), and writes a report'
+	@echo '                  to build/bench'
+	@echo '  make bench-quick   likewise, with less of everything, in ten minutes'
+	@echo '  make compare    one table: IPVS as it was, is, and is with the module or the patches'
 	@echo
 	@echo 'KERNEL=$(KERNEL)    a release, or a series for its newest cloud kernel; your own: KERNEL=$$(uname -r)'
 	@echo 'V=1           show the commands and their output'
@@ -56,11 +65,13 @@ endif
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test test-long test-debug churn million test-deb shell lint docs patches-check compare ipvs deb bench bench-quick
+.PHONY: demo test case test-long test-debug churn million test-deb shell lint docs patches-check compare ipvs deb bench bench-quick
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
 	$(Q)scripts/test.sh
+case: kernel
+	$(Q)scripts/in-vm.sh selftests/run.sh $(or $(TEST),$(error TEST is not set: make case TEST=reuse/basics.sh CASE=server_rst)) $(CASE)
 test-long: export LONG := yes
 test-long: test
 test-debug: kernel

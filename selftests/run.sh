@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# usage: run.sh TEST...
+# usage: run.sh TEST [CASE...] [TEST [CASE...]]...
 #
-# Runs kselftests one after the other and says how each ended, as KTAP; then the table of all
-# cases that ran on both kernels. Runs in the virtual machine; what a test prints goes on as it
-# comes. The word `cases` stands for the scripts with cases of the fault (lib/cases.sh), less paths.sh and
-# paths_netfilter.sh, which want a machine of their own.
+# Runs kselftests one after the other, or only some of their cases, and says how each ended, as KTAP;
+# then the table of all cases that ran on both kernels. Runs in the virtual machine; what a test prints
+# goes on as it comes. A TEST is a script here, such as reuse/basics.sh. The word `cases` stands for all
+# in reuse/ but matrix.sh, and paths.sh and paths_netfilter.sh, which want a machine of their own.
 #
 # A kernel that can tell what memory nothing refers to any more (KERNEL=debug) is asked at the end.
 #
@@ -18,12 +18,17 @@ cd "$here" || exit
 
 cases="reuse/basics.sh reuse/forwarding.sh reuse/kube_proxy.sh reuse/clients.sh reuse/tracking.sh reuse/services.sh reuse/failover.sh reuse/hostile.sh"
 tests=()
-for test in "$@"; do
+for word in "$@"; do
 	# shellcheck disable=SC2206 # a list
-	case $test in
-	cases) tests+=($cases) ;;
-	*) tests+=("$test") ;;
-	esac
+	if [ "$word" = cases ]; then
+		tests+=($cases)
+	elif [ -f "$word" ]; then
+		tests+=("$word")
+	elif ((${#tests[@]})); then
+		tests[-1]+=" $word"
+	else
+		bail_out "there is no selftests/$word"
+	fi
 done
 
 RESULTS=$(mktemp)
@@ -48,7 +53,8 @@ leaks()
 failed=0
 for test in "${tests[@]}"; do
 	echo "# $test"
-	"./$test"
+	# shellcheck disable=SC2086 # the script and its cases
+	./$test
 	status=$?
 	# 4: something was skipped, which the test itself has said.
 	((status == 0 || status == 4)) || failed=1
