@@ -4,9 +4,9 @@
 # IPVS of other kernels (baselines/*.patch), for comparison in benchmarks: each must behave as its
 # patch says. lib/cases.sh says how a case is judged; virtual services as in basics.sh.
 #
-# IPVS: a directory with the baseline's ip_vs.ko, which is loaded
+# IPVS: a directory with the baseline's ip_vs.ko, which is loaded; its name is ipvs-NAME-...
 #
-# usage: baselines.sh [NAME]		(default: from the directory's name, ipvs-NAME-...)
+# usage: baselines.sh [CASE...]
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
@@ -23,12 +23,9 @@ zone=10.9.0.3:80
 
 baseline=${IPVS:-}
 baseline=${baseline##*/ipvs-}
-baseline=${1:-${baseline%%-*}}
+baseline=${baseline%%-*}
 case $baseline in
-legacy) cases="legacy_server_fin legacy_client_rst legacy_server_rst legacy_drained
-	legacy_drained_mode_0 legacy_deleted" ;;
-tencent) cases="tencent_server_fin tencent_server_rst tencent_drained tencent_stays_on_old_conntrack
-	tencent_masqueraded tencent_zone tencent_switched_off" ;;
+legacy | tencent) ;;
 *) skip_all "IPVS is not the directory of a baseline: scripts/ipvs.sh legacy, or tencent" ;;
 esac
 
@@ -43,22 +40,6 @@ setup()
 	start_traffic --listen 0.0.0.0:80 --listen 0.0.0.0:82 --proto tcp
 }
 
-label_of=(
-	[legacy_server_fin]="server's FIN: lost, although conntrack reopens the flow"
-	[legacy_client_rst]="client's RST: lost, although conntrack reopens the flow"
-	[legacy_server_rst]="server's RST: lost"
-	[legacy_drained]="still open, server drained: lost"
-	[legacy_drained_mode_0]="server's RST, then drained, conn_reuse_mode=0: sticks to the drained server"
-	[legacy_deleted]="still open, server deleted: the entry stays, lost"
-	[tencent_server_fin]="server's FIN: nothing lost"
-	[tencent_server_rst]="server's RST: nothing lost"
-	[tencent_drained]="still open, server drained: nothing lost"
-	[tencent_stays_on_old_conntrack]="server's RST: the new connection has the old conntrack"
-	[tencent_masqueraded]="server's RST, masqueraded: lost"
-	[tencent_zone]="server's RST, conntrack zone: never"
-	[tencent_switched_off]="server's RST, conn_reuse_old_conntrack=0: lost"
-)
-
 # expect WHAT: what becomes of the first packet.
 expect() { first_packet "$1" "$1"; }
 
@@ -71,8 +52,11 @@ after_the()
 	goes_elsewhere
 }
 
+case_is legacy_server_fin "server's FIN: lost, although conntrack reopens the flow"
 legacy_server_fin() { after_the fin TIME_WAIT lost; }
+case_is legacy_client_rst "client's RST: lost, although conntrack reopens the flow"
 legacy_client_rst() { after_the client-rst CLOSE lost; }
+case_is legacy_server_rst "server's RST: lost"
 legacy_server_rst() { after_the server-rst CLOSE lost; }
 
 drained()
@@ -84,6 +68,7 @@ drained()
 	goes_elsewhere
 }
 
+case_is legacy_drained "still open, server drained: lost"
 legacy_drained() { drained lost; }
 
 closed_then_drained()
@@ -92,6 +77,7 @@ closed_then_drained()
 	drain -t "$nat"
 }
 
+case_is legacy_drained_mode_0 "server's RST, then drained, conn_reuse_mode=0: sticks to the drained server"
 legacy_drained_mode_0()
 {
 	settings 0 1
@@ -109,6 +95,7 @@ server_goes()
 	entry_is ESTABLISHED || fault "the entry did not stay"
 }
 
+case_is legacy_deleted "still open, server deleted: the entry stays, lost"
 legacy_deleted()
 {
 	settings 1 1
@@ -118,10 +105,15 @@ legacy_deleted()
 	goes_elsewhere
 }
 
+case_is tencent_server_fin "server's FIN: nothing lost"
 tencent_server_fin() { after_the fin TIME_WAIT kept; }
+case_is tencent_server_rst "server's RST: nothing lost"
 tencent_server_rst() { after_the server-rst CLOSE kept; }
+case_is tencent_drained "still open, server drained: nothing lost"
 tencent_drained() { drained kept; }
+case_is tencent_masqueraded "server's RST, masqueraded: lost"
 tencent_masqueraded() { local service=$masq; after_the server-rst CLOSE lost; }
+case_is tencent_zone "server's RST, conntrack zone: never"
 tencent_zone() { local service=$zone; after_the server-rst CLOSE never; }
 
 closed_with_conntrack()
@@ -130,6 +122,7 @@ closed_with_conntrack()
 	old_conntrack=$(conntrack_id)
 }
 
+case_is tencent_stays_on_old_conntrack "server's RST: the new connection has the old conntrack"
 tencent_stays_on_old_conntrack()
 {
 	local old_conntrack='' now
@@ -142,12 +135,18 @@ tencent_stays_on_old_conntrack()
 	[[ $now = *"$old_conntrack"* ]] || fault "had conntrack $old_conntrack, has ${now:-none}"
 }
 
+case_is tencent_switched_off "server's RST, conn_reuse_old_conntrack=0: lost"
 tencent_switched_off()
 {
 	sysctl_set ipv4/vs/conn_reuse_old_conntrack 0
 	after_the server-rst CLOSE lost
 	sysctl_set ipv4/vs/conn_reuse_old_conntrack 1
 }
+
+# A case's name begins with its baseline's.
+# shellcheck disable=SC2046 # a list
+choose_cases $(compgen -A function "${baseline}_")
+choose_cases "$@"
 
 half=$baseline column_of[$baseline]="IPVS, $baseline"
 # shellcheck disable=SC2086 # a list

@@ -249,14 +249,6 @@ entries_are()
 ##############################################################################
 # The checks
 
-checks="live_flows_go_on storm_by_backup flows_are_reopened reset_flows_are_reopened"
-declare -A label_of=(
-	[live_flows_go_on]="the backup takes over, live connections go on, and end"
-	[storm_by_backup]="a storm through the backup, server's RST"
-	[flows_are_reopened]="the director takes over again, the clients reuse their ports"
-	[reset_flows_are_reopened]="failover, server's RST, a real server drained, failover back"
-)
-
 # Each check uses other client ports.
 port=20000
 
@@ -291,6 +283,7 @@ end_by_backup()
 }
 
 # flows_are_reopened reuses the ports.
+case_is live_flows_go_on "the backup takes over, live connections go on, and end"
 live_flows_go_on()
 {
 	open_by_director fin
@@ -299,6 +292,7 @@ live_flows_go_on()
 	outcome="$flows of $flows"
 }
 
+case_is storm_by_backup "a storm through the backup, server's RST"
 storm_by_backup()
 {
 	local said
@@ -325,6 +319,7 @@ first_packets()
 }
 
 # In the director's conntrack the old connections are still open.
+case_is flows_are_reopened "the director takes over again, the clients reuse their ports"
 flows_are_reopened()
 {
 	traffic_by director
@@ -341,6 +336,7 @@ reuse_ports()
 
 # IPVS does not synchronize a server's RST, so the connections are still open in the director's IPVS,
 # too. The stock kernel loses the first packets of those whose server is drained.
+case_is reset_flows_are_reopened "failover, server's RST, a real server drained, failover back"
 reset_flows_are_reopened()
 {
 	local had
@@ -361,5 +357,4 @@ reset_flows_are_reopened()
 
 ##############################################################################
 
-check_halves "$checks"
-ktap_exit
+check_halves "$@"

@@ -36,6 +36,13 @@ nat6='[fd00:9::1]:80'
 dr=10.9.0.4:80
 port=25000
 
+# start_case_is NAME LABEL, watched_case_is NAME LABEL: cases about how it starts, and cases for an
+# ipvs-watch that runs already. They come before the others.
+start_cases='' watched_cases=''
+case_lists+=" start_cases watched_cases"
+start_case_is() { add_case start_cases "$@"; }
+watched_case_is() { add_case watched_cases "$@"; }
+
 ##############################################################################
 # The director
 
@@ -223,6 +230,7 @@ lost()
 ##############################################################################
 # What is dropped, and why. A watcher is running.
 
+watched_case_is server_rst "server's RST: closed"
 server_rst()
 {
 	settings 1 0
@@ -232,6 +240,7 @@ server_rst()
 	tells "$(line drop TCP 10.0.0.2:"$port" "$nat" "$(server)" CLOSE CLOSE closed)"
 }
 
+watched_case_is server_rst_ipv6 "server's RST, IPv6: closed"
 server_rst_ipv6()
 {
 	settings 1 0
@@ -243,6 +252,7 @@ server_rst_ipv6()
 }
 
 # The director sees one direction only, so its conntrack stays in SYN_SENT.
+watched_case_is dr_half_closed "DR, client's FIN, conn_reuse_mode=3: closed"
 dr_half_closed()
 {
 	settings 3 0
@@ -252,6 +262,7 @@ dr_half_closed()
 	tells "$(line drop TCP 10.0.0.2:"$port" "$dr" "$(server)" FIN_WAIT SYN_SENT closed)"
 }
 
+watched_case_is drained_while_open "still open, server drained: drained"
 drained_while_open()
 {
 	settings 1 1
@@ -263,6 +274,7 @@ drained_while_open()
 }
 
 # Deleted while expire_nodest_conn is 0, so that the entries stay.
+watched_case_is udp_server_deleted "UDP, server deleted: gone"
 udp_server_deleted()
 {
 	settings 1 0
@@ -282,6 +294,7 @@ udp_server_goes()
 }
 
 # IPVS drops the SYN each time it is sent.
+watched_case_is server_deleted_entry_stays "server deleted, expire_nodest_conn=0: unavailable"
 server_deleted_entry_stays()
 {
 	settings 1 0
@@ -300,6 +313,7 @@ server_deleted_entry_stays()
 weights() { printf -- "-e -t $nat -r 10.2.%d.2:80 -m -w $1\n" 1 2 | ipvsadm -R; }
 
 # There is no server to choose. IPVS answers with ICMP, and the client does not try again.
+watched_case_is nothing_to_choose "all servers drained: not_scheduled"
 nothing_to_choose()
 {
 	local console=client line
@@ -315,6 +329,7 @@ nothing_to_choose()
 }
 
 # conntrack reopens a flow after FIN by itself; and datagrams to a server that is available.
+watched_case_is nothing_lost "flows that lose nothing: no event"
 nothing_lost()
 {
 	settings 1 0
@@ -327,6 +342,7 @@ nothing_lost()
 }
 
 # Only the client knows how often it tried in vain.
+watched_case_is counts "a summary counts them all"
 counts()
 {
 	local n=$unavailable
@@ -360,20 +376,25 @@ unload_ipvs()
 	[ ! -e /sys/module/ip_vs ]
 }
 
+start_case_is without_ipvs "without ip_vs: status 5"
 without_ipvs() { refuses 5 "modprobe ip_vs" "$watch"; }
+start_case_is without_rights "without capabilities: status 3"
 without_rights() { refuses 3 "sudo" setpriv --bounding-set=-all --inh-caps=-all "$watch"; }
+start_case_is without_btf "without BTF: status 4"
 without_btf()
 {
 	# shellcheck disable=SC2016 # for the inner shell
 	refuses 4 "CONFIG_DEBUG_INFO_BTF_MODULES" unshare --mount bash -c \
 		'mount -t tmpfs none /sys/kernel/btf && exec "$1"' - "$watch"
 }
+start_case_is wrong_command_line "a wrong command line: status 2"
 wrong_command_line()
 {
 	refuses 2 "--duration" "$watch" --duration soon
 	refuses 2 "no network namespace 'nowhere'" "$watch" --netns nowhere
 }
 
+case_is ends_by_itself "--duration ends it, --summary counts"
 ends_by_itself()
 {
 	local said
@@ -384,6 +405,7 @@ ends_by_itself()
 	(($(grep -c '"event":"summary"' <<<"$said") >= 2)) || fault "not every 300 ms: $said"
 }
 
+case_is ends_with_its_reader "it ends when its reader ends"
 ends_with_its_reader()
 {
 	local status
@@ -394,6 +416,7 @@ ends_with_its_reader()
 	[ ! -s "$tmp/errors" ] || fault "$(cat "$tmp/errors")"
 }
 
+case_is ends_by_signals "SIGINT and SIGTERM end it with status 0"
 ends_by_signals()
 {
 	start_watch
@@ -405,6 +428,7 @@ ends_by_signals()
 }
 
 # The BPF programs hold the module; they may go a moment after their watcher has ended.
+case_is leaves_nothing "killed, it leaves nothing behind"
 leaves_nothing()
 {
 	busywait 5000 is_not_held || fault "ip_vs is still held by watchers before: $(holds), not $unheld"
@@ -419,6 +443,7 @@ leaves_nothing()
 holds() { cat /sys/module/ip_vs/refcnt; }
 is_not_held() { [ "$(holds)" = "$unheld" ]; }
 
+case_is one_namespace_only "--netns by name, process or path: only that namespace"
 one_namespace_only()
 {
 	start_watch --netns "$client"
@@ -438,6 +463,7 @@ one_namespace_only()
 }
 
 # Rows under a header, and on a terminal a summary below them.
+case_is table_for_people "a table for people, with a live summary on a terminal"
 table_for_people()
 {
 	local script_pid pair header row rows
@@ -469,6 +495,7 @@ has() { [[ $(<"$2") = *"$1"* ]]; }
 
 # Hundreds of flows reopened from a few ports: one drop for each SYN that was sent again, and no
 # other.
+case_is under_load "under load: a drop for every first packet that was sent again"
 under_load()
 {
 	start_watch
@@ -502,6 +529,7 @@ load()
 insert() { load_module 2>"$tmp/errors" || fault "insmod: $(cat "$tmp/errors")"; }
 
 # The module is loaded after the watcher has started.
+module_case_is sees_replays_of_a_late_module "replays of a module that was loaded later"
 sees_replays_of_a_late_module()
 {
 	start_watch
@@ -515,6 +543,7 @@ sees_replays_of_a_late_module()
 	stop_watch INT
 }
 
+module_case_is sees_replays "replays: no drop, and the flow's addresses, state and reason"
 sees_replays()
 {
 	start_watch
@@ -538,6 +567,7 @@ sees_replays()
 
 # IPVS drops the replayed packet for want of a server: a drop of its own, for that reason, and not
 # for the conntrack that the packet came with.
+module_case_is sees_a_replayed_packet_dropped "all servers drained: a replay, then a drop: not_scheduled"
 sees_a_replayed_packet_dropped()
 {
 	local both
@@ -557,6 +587,7 @@ sees_a_replayed_packet_dropped()
 }
 
 # The module's hook has looked it up, too, and leaves it to IPVS: one event, not two.
+module_case_is sees_what_is_left_to_ipvs "a packet that is left to IPVS: unavailable, once"
 sees_what_is_left_to_ipvs()
 {
 	start_watch
@@ -565,6 +596,7 @@ sees_what_is_left_to_ipvs()
 }
 
 # The counters know how many packets were replayed, and the clients that none was lost.
+module_case_is replays_under_load "under load: every replayed packet, and no drop"
 replays_under_load()
 {
 	local replays
@@ -583,6 +615,7 @@ replays_under_load()
 }
 replayed() { awk '/^replayed_/ { n += $2 } END { print n + 0 }' /proc/net/ip_vs_reuse; }
 
+module_case_is holds_the_module "the module stays while it is watched, and goes afterwards"
 holds_the_module()
 {
 	start_watch
@@ -593,70 +626,41 @@ holds_the_module()
 
 ##############################################################################
 
-declare -A label_of=(
-	[without_ipvs]="without ip_vs: status 5"
-	[without_rights]="without capabilities: status 3"
-	[without_btf]="without BTF: status 4"
-	[wrong_command_line]="a wrong command line: status 2"
-	[server_rst]="server's RST: closed"
-	[server_rst_ipv6]="server's RST, IPv6: closed"
-	[dr_half_closed]="DR, client's FIN, conn_reuse_mode=3: closed"
-	[drained_while_open]="still open, server drained: drained"
-	[udp_server_deleted]="UDP, server deleted: gone"
-	[server_deleted_entry_stays]="server deleted, expire_nodest_conn=0: unavailable"
-	[nothing_to_choose]="all servers drained: not_scheduled"
-	[nothing_lost]="flows that lose nothing: no event"
-	[counts]="a summary counts them all"
-	[ends_by_itself]="--duration ends it, --summary counts"
-	[ends_with_its_reader]="it ends when its reader ends"
-	[ends_by_signals]="SIGINT and SIGTERM end it with status 0"
-	[leaves_nothing]="killed, it leaves nothing behind"
-	[one_namespace_only]="--netns by name, process or path: only that namespace"
-	[table_for_people]="a table for people, with a live summary on a terminal"
-	[under_load]="under load: a drop for every first packet that was sent again"
-	[sees_replays_of_a_late_module]="replays of a module that was loaded later"
-	[sees_replays]="replays: no drop, and the flow's addresses, state and reason"
-	[sees_a_replayed_packet_dropped]="all servers drained: a replay, then a drop: not_scheduled"
-	[sees_what_is_left_to_ipvs]="a packet that is left to IPVS: unavailable, once"
-	[replays_under_load]="under load: every replayed packet, and no drop"
-	[holds_the_module]="the module stays while it is watched, and goes afterwards"
-)
-watched="server_rst server_rst_ipv6 dr_half_closed drained_while_open udp_server_deleted
-	server_deleted_entry_stays nothing_to_choose nothing_lost counts"
-stock="ends_by_itself ends_with_its_reader ends_by_signals leaves_nothing one_namespace_only
-	table_for_people under_load"
-module="sees_replays_of_a_late_module sees_replays sees_a_replayed_packet_dropped
-	sees_what_is_left_to_ipvs replays_under_load holds_the_module"
-
 [ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+choose_cases "$@"
 # shellcheck disable=SC2086 # lists
-set -- without_ipvs without_rights without_btf wrong_command_line $watched $stock $module
+set -- $start_cases $watched_cases $cases $module_cases
 ktap_plan $#
-# Earlier tests may have left ip_vs loaded and in use.
-if ! unload_ipvs; then
-	ktap_skip "${label_of[without_ipvs]}" "ip_vs is in use"
-else
-	check without_ipvs "${label_of[without_ipvs]}"
+if [[ $start_cases = *without_ipvs* ]]; then
+	start_cases=${start_cases/without_ipvs/}
+	# Earlier tests may have left ip_vs loaded and in use.
+	if unload_ipvs; then
+		check without_ipvs "${label_of[without_ipvs]}"
+	else
+		ktap_skip "${label_of[without_ipvs]}" "ip_vs is in use"
+	fi
 fi
 setup
-for this in without_rights without_btf wrong_command_line; do
-	check $this "${label_of[$this]}"
+for this in $start_cases; do
+	check "$this" "${label_of[$this]}"
 done
 start_watch
-for this in $watched; do
+for this in $watched_cases; do
 	since=$(now)
 	check "$this" "stock: ${label_of[$this]}"
 done
 stop_watch INT
-for this in $stock; do
+for this in $cases; do
 	check "$this" "stock: ${label_of[$this]}"
 done
-for this in $module; do
+for this in $module_cases; do
 	since=$(now)
-	if [ -n "${MODULE:-}" ]; then
-		check "$this" "module: ${label_of[$this]}"
-	else
+	if [ -z "${MODULE:-}" ]; then
 		ktap_skip "module: ${label_of[$this]}" "MODULE is not set"
+		continue
 	fi
+	# That case loads it by itself.
+	[ "$this" = sees_replays_of_a_late_module ] || [ -e /sys/module/ip_vs_reuse ] || load_module
+	check "$this" "module: ${label_of[$this]}"
 done
 ktap_exit

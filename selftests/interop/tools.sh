@@ -44,18 +44,6 @@ need_tools ab curl ip ipvsadm ipvsadm-restore ipvsadm-save keepalived ldirectord
 need_modules ip_vs ip_vs_rr ip_vs_wlc nf_conntrack nft_ct veth
 need_harness
 
-checks="keepalived_drains curl_reuses_its_port ab_reuses_its_ports wrk_reuses_its_ports"
-checks_of_the_module="ldirectord_drains keepalived_and_p2c saved_and_restored"
-declare -A label_of=(
-	[keepalived_drains]="keepalived drains a real server under a storm and restores it"
-	[ldirectord_drains]="ldirectord does the same, and leaves p2c to a service that has it"
-	[curl_reuses_its_port]="curl, one local port, nginx's FIN, and its RST"
-	[ab_reuses_its_ports]="ab through few ports, nginx's FIN, and its RST"
-	[wrk_reuses_its_ports]="wrk through few ports, nginx's RST after its response"
-	[keepalived_and_p2c]="keepalived does not know p2c, and leaves it to a service that has it"
-	[saved_and_restored]="ipvsadm-restore restores the p2c services of ipvsadm-save"
-)
-
 ##############################################################################
 # The director, its real servers, and their health
 
@@ -201,6 +189,7 @@ run_ldirectord()
 	ldirectord -d "$tmp/ldirectord.cf" start &
 }
 
+case_is keepalived_drains "keepalived drains a real server under a storm and restores it"
 keepalived_drains()
 {
 	run keepalived
@@ -208,6 +197,7 @@ keepalived_drains()
 	stop
 }
 
+module_case_is ldirectord_drains "ldirectord does the same, and leaves p2c to a service that has it"
 ldirectord_drains()
 {
 	run ldirectord
@@ -307,6 +297,7 @@ no_syn_again()
 }
 
 # Each connection reuses the port of the one before, which the server has closed.
+case_is curl_reuses_its_port "curl, one local port, nginx's FIN, and its RST"
 curl_reuses_its_port()
 {
 	curl_gets fin 20100 200 kept
@@ -337,6 +328,7 @@ curl_gets()
 
 port_is_free() { [ -z "$(in_ns "$client" ss -Htan "sport = :$1")" ]; }
 
+case_is ab_reuses_its_ports "ab through few ports, nginx's FIN, and its RST"
 ab_reuses_its_ports()
 {
 	ab_gets fin kept 0
@@ -362,6 +354,7 @@ ab_gets()
 
 # wrk sends a second request, which nginx does not read, so nginx's close is a RST. wrk closes the
 # connection as soon as it has the first response, so the RST does not count as an error.
+case_is wrk_reuses_its_ports "wrk through few ports, nginx's RST after its response"
 wrk_reuses_its_ports()
 {
 	local said
@@ -383,6 +376,7 @@ wrk_reuses_its_ports()
 # p2c
 
 # keepalived does not know the name: it warns, and uses wlc.
+module_case_is keepalived_and_p2c "keepalived does not know p2c, and leaves it to a service that has it"
 keepalived_and_p2c()
 {
 	run keepalived p2c
@@ -407,6 +401,7 @@ keeps_p2c()
 	scheduler_is p2c || fault "it is not p2c any more: $(ipvsadm -Sn)"
 }
 
+module_case_is saved_and_restored "ipvsadm-restore restores the p2c services of ipvsadm-save"
 saved_and_restored()
 {
 	local saved restored
@@ -431,5 +426,4 @@ saved_and_restored()
 
 ##############################################################################
 
-check_halves "$checks" "$checks_of_the_module"
-ktap_exit
+check_halves "$@"

@@ -10,12 +10,10 @@
 # ipvs-watch, which sees IPVS drop the packet. Where an IPVS that replays by itself (patches/)
 # is in place of the stock one, it has to do as well without the module.
 #
-# A script has
-#   cases      their names, in their order; a case is a function of that name
-#   label_of   their names for people
-#   setup      a function that makes the director's services, between begin_director and
-#              start_traffic
-# and ends with `run_both_halves "$@"`, which takes names of cases as arguments.
+# A script has a function `setup`, which makes the director's services between begin_director and
+# start_traffic; its cases, each a function with `case_is` in front of it, or `module_case_is` if it
+# is about the module as such; and ends with `run_both_halves "$@"`, which takes names of cases as
+# arguments.
 #
 # MODULE:  the module to insert; without it only the first half runs
 # IPVS:    set if the IPVS that is loaded is a patched one
@@ -30,13 +28,6 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source=selftests/lib/witness.sh
 . "$(dirname "${BASH_SOURCE[0]}")/witness.sh"
-
-declare -A label_of=()
-cases=
-
-# After the cases, with the module: checks of the module as such, and their labels.
-checks_of_the_module=
-declare -A label_of_check=()
 
 cleanup()
 {
@@ -465,11 +456,7 @@ run_both_halves()
 {
 	local name
 
-	[ $# = 0 ] || cases=$* checks_of_the_module=
-	for name in $cases; do
-		[ -n "${label_of[$name]:-}" ] || bail_out "no such case: $name (cases: ${!label_of[*]})"
-	done
-
+	choose_cases "$@"
 	if [ -n "${MODULE_IS_IN:-}" ]; then
 		half=module
 		# shellcheck disable=SC2086 # a list
@@ -483,7 +470,7 @@ run_both_halves()
 
 	[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
 	# shellcheck disable=SC2086 # lists
-	set -- $cases $cases $checks_of_the_module
+	set -- $cases $cases $module_cases
 	ktap_plan $#
 	setup
 	if ((slow == 1)); then
@@ -499,12 +486,12 @@ run_both_halves()
 		insert
 		((${#faults[@]} == 0)) || bail_out "${faults[*]}"
 		run_cases
-		for name in $checks_of_the_module; do
-			check "$name" "$half: ${label_of_check[$name]}"
+		for name in $module_cases; do
+			check "$name" "$half: ${label_of[$name]}"
 		done
 	else
-		for name in $cases $checks_of_the_module; do
-			ktap_skip "module: ${label_of[$name]:-${label_of_check[$name]}}" "MODULE is not set"
+		for name in $cases $module_cases; do
+			ktap_skip "module: ${label_of[$name]}" "MODULE is not set"
 		done
 	fi
 	ktap_exit

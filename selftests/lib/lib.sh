@@ -103,6 +103,46 @@ ktap_exit()
 }
 
 ##############################################################################
+# Cases
+
+# What a script checks: functions, in the order in which they run, and what each is about, for people.
+cases=
+module_cases=		# with the module only, after all others
+case_lists="cases module_cases"		# a script may have more
+declare -A label_of=()
+
+# case_is NAME LABEL, module_case_is NAME LABEL: the function NAME, which follows, is a case.
+case_is() { add_case cases "$@"; }
+module_case_is() { add_case module_cases "$@"; }
+
+# add_case LIST NAME LABEL
+add_case()
+{
+	local -n list=$1
+
+	list+=" $2"
+	label_of[$2]=$3
+}
+
+# choose_cases [NAME...]: only these, if there are any.
+choose_cases()
+{
+	local name list chosen
+
+	[ $# != 0 ] || return 0
+	for name; do
+		[ -n "${label_of[$name]:-}" ] || bail_out "no such case: $name (cases: ${!label_of[*]})"
+	done
+	for list in $case_lists; do
+		chosen=
+		for name in ${!list}; do
+			[[ " $* " != *" $name "* ]] || chosen+=" $name"
+		done
+		printf -v "$list" %s "$chosen"
+	done
+}
+
+##############################################################################
 # What is needed
 
 need_root() { ((EUID == 0)) || skip_all "needs root"; }
@@ -145,30 +185,32 @@ load_ipvs()
 	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko" "${@:2}"; }
 }
 
-# check_halves CHECKS [MORE]: the lists' checks, CHECKS on the stock kernel, then both with MODULE, if
-# there is one. `half` tells them which (stock, module), `label_of` has what each is about. The
-# script's function `setup` is called before the first.
+# check_halves [CASE...]: a script's last line: all cases, or these, on the stock kernel, then with MODULE,
+# if there is one. `half` tells them which (stock, module). The script's function `setup` is called before
+# the first.
 check_halves()
 {
 	local name
-	# shellcheck disable=SC2206 # lists
-	local of_stock=($1) of_module=($1 ${2:-})
 
-	ktap_plan $((${#of_stock[@]} + ${#of_module[@]}))
+	choose_cases "$@"
+	# shellcheck disable=SC2086 # lists
+	set -- $cases $cases $module_cases
+	ktap_plan $#
 	setup
-	for name in "${of_stock[@]}"; do
+	for name in $cases; do
 		# shellcheck disable=SC2154 # the script's
 		check "$name" "$half: ${label_of[$name]}"
 	done
 	half=module
 	[ -z "${MODULE:-}" ] || load_module || bail_out "insmod does not take $MODULE"
-	for name in "${of_module[@]}"; do
+	for name in $cases $module_cases; do
 		if [ -n "${MODULE:-}" ]; then
 			check "$name" "$half: ${label_of[$name]}"
 		else
 			ktap_skip "$half: ${label_of[$name]}" "MODULE is not set"
 		fi
 	done
+	ktap_exit
 }
 
 # MODULE, which the test loads by itself.

@@ -2,8 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are lib/cases.sh's, or the script's
 #
 # What bound.sh and queued.sh share: services, clients, and what must hold after each case. Sourced, not
-# run, in place of lib/cases.sh. A script has `cases`, `label_of` and `setup`, and ends with
-# `run_with_module "$@"`.
+# run, in place of lib/cases.sh. A script has cases and `setup`, and ends with `run_with_module "$@"`.
 #
 # The services are 10.9.0.1:80 and fd00:9::1:80, for TCP, UDP and SCTP, NAT.
 
@@ -123,20 +122,13 @@ all_is_well()
 
 unloads() { remove_module; }
 
-# run_with_module [CASE...]: all cases, or these, and what must hold behind them.
+# run_with_module [CASE...]: all cases with the module, or these, and what must hold behind them.
 run_with_module()
 {
-	local name
-
-	[ $# = 0 ] || cases=$*
-	for name in $cases; do
-		[ -n "${label_of[$name]:-}" ] || bail_out "no such case: $name (cases: ${!label_of[*]})"
-	done
-	label_of+=(
-		[nothing_is_left]="no conntrack and no entry is left behind"
-		[log_is_clean]="the kernel has nothing to complain about"
-		[unloads]="it can be unloaded"
-	)
-	check_halves "" "$cases nothing_is_left log_is_clean unloads"
-	ktap_exit
+	choose_cases "$@"
+	module_cases=$cases cases=
+	module_case_is nothing_is_left "no conntrack and no entry is left behind"
+	module_case_is log_is_clean "the kernel has nothing to complain about"
+	module_case_is unloads "it can be unloaded"
+	check_halves
 }

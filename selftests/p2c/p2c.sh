@@ -45,6 +45,10 @@ modules=/lib/modules/$(uname -r)
 ##############################################################################
 # What a check is made of
 
+# measured_case_is NAME LABEL: a case that measures, which a slow kernel is not asked.
+measured=
+measured_case_is() { add_case measured "$@"; case_is "$@"; }
+
 # at_most K N PERCENT: whether K of N is no more than a share of PERCENT may come to by chance.
 at_most()
 {
@@ -260,6 +264,7 @@ traced=10.9.0.15:80
 ##############################################################################
 # rs_rr
 
+case_is rs_rr_takes_turns "rs_rr, of the same abstractions, takes turns"
 rs_rr_takes_turns()
 {
 	local n
@@ -277,6 +282,7 @@ rs_rr_takes_turns()
 	outcome="10 each of three, 15 each of two"
 }
 
+case_is rs_rr_unloads "rs_rr cannot be unloaded while in use, and after it can"
 rs_rr_unloads()
 {
 	! rmmod ip_vs_rs_rr 2>"$tmp/errors" || fault "unloaded under a service that uses it"
@@ -304,6 +310,7 @@ uninstall_module()
 	cp -a "$tmp"/index/modules.* "$modules/"
 }
 
+case_is loads_by_itself "ipvsadm -s p2c loads the module"
 loads_by_itself()
 {
 	wait "$depmod_pid" || fault "depmod failed"
@@ -325,8 +332,10 @@ serves()
 	outcome=${got[*]}
 }
 
+case_is serves_tcp "TCP"
 serves_tcp() { serves "$tcp"; }
 
+case_is serves_ipv6 "IPv6"
 serves_ipv6()
 {
 	{
@@ -336,12 +345,14 @@ serves_ipv6()
 	serves "$tcp6"
 }
 
+case_is serves_fwmark "a firewall mark's service"
 serves_fwmark()
 {
 	service "-f 1" p2c 1 2 3 4
 	serves "$fwmark"
 }
 
+case_is serves_persistent "a persistent service keeps a client on its server"
 serves_persistent()
 {
 	local n
@@ -357,6 +368,7 @@ serves_persistent()
 
 # Between datagrams no server has connections: the first of the two that are drawn has it, and
 # the shares are the weights'.
+case_is serves_one_packet "datagrams one by one (-o), in proportion to weight"
 serves_one_packet()
 {
 	local n counts=()
@@ -375,6 +387,7 @@ serves_one_packet()
 }
 
 # The second of two connections finds the first.
+case_is tracepoint_tells "the tracepoint of a choice names service and server, its connections and weight"
 tracepoint_tells()
 {
 	local event=/sys/kernel/tracing/events/ip_vs_reuse/ip_vs_reuse_pick/enable
@@ -404,6 +417,7 @@ all_are_counted()
 # What should not be asked for
 
 # wlc has the service 10.9.0.20, p2c 10.9.0.21.
+case_is refuses_without_servers "without servers, or with weight 0 only, it refuses as wlc does"
 refuses_without_servers()
 {
 	local n
@@ -469,6 +483,7 @@ raw_weights()
 }
 
 # What IPVS refuses it refuses for every scheduler. What it takes must be shared as wlc does.
+case_is absurd_weights "absurd weights are taken or refused as with wlc"
 absurd_weights()
 {
 	local vip answers wanted='4294967295 ERANGE
@@ -503,6 +518,7 @@ absurd_weights()
 # Servers that may not have more
 
 # Each takes as many as it may have, then the rest go on; when none is left, the client is told.
+case_is overloaded_steps_aside "an overloaded server steps aside"
 overloaded_steps_aside()
 {
 	service "-t $threshold" p2c
@@ -514,6 +530,7 @@ overloaded_steps_aside()
 	outcome="${got[1]} and ${got[2]}"
 }
 
+case_is all_overloaded_refuse "when all are overloaded, connections are refused"
 all_overloaded_refuse()
 {
 	service "-t $overloaded" p2c
@@ -525,20 +542,8 @@ all_overloaded_refuse()
 	outcome="${got[1]} and ${got[2]} connected, $failed refused"
 }
 
-# A connection that was reset counts for ten seconds.
-overloaded_recover()
-{
-	busywait 20000 all_forgotten || fault "their connections stay"
-	burst "$overloaded" 12
-	all_connected 12
-}
-
-all_forgotten()
-{
-	look "$overloaded" 1 && ((inactive == 0)) && look "$overloaded" 2 && ((inactive == 0))
-}
-
 # With other connections under way, so that what is drained is busy.
+case_is weight_0_gets_nothing "once ipvsadm has set weight 0, nothing new goes there"
 weight_0_gets_nothing()
 {
 	local round n asked=0 to_drained=0 to_others=()
@@ -566,6 +571,7 @@ weight_0_gets_nothing()
 
 # Four servers stay. Others come with one weight, get another, are drained, and are deleted
 # when their connections have ended, as in a rolling update.
+case_is changes_fail_nothing "servers come, go, drain and change weight under load"
 changes_fail_nothing()
 {
 	local n previous='' started ended came=()
@@ -599,6 +605,20 @@ changes_fail_nothing()
 }
 
 is_idle() { look "$churned" "$1" && ((weight == 0 && active == 0)); }
+
+# A connection that was reset counts for ten seconds.
+case_is overloaded_recover "overloaded servers come back"
+overloaded_recover()
+{
+	busywait 20000 all_forgotten || fault "their connections stay"
+	burst "$overloaded" 12
+	all_connected 12
+}
+
+all_forgotten()
+{
+	look "$overloaded" 1 && ((inactive == 0)) && look "$overloaded" 2 && ((inactive == 0))
+}
 
 ##############################################################################
 # From one scheduler to another
@@ -667,6 +687,7 @@ under_switches()
 	end_changes
 }
 
+measured_case_is switch_loses_no_more_than_stock "a switch of scheduler under load loses no more than IPVS's own"
 switch_loses_no_more_than_stock()
 {
 	local mine stock
@@ -689,6 +710,7 @@ lost() { echo "${refused[$1]} refused and ${late[$1]} late in ${switches[$1]} sw
 # Two ways around it. Without the ICMP message the clients' first packets are lost instead, and
 # they come again a second later. And where a mark leads new connections to a second service,
 # with the new scheduler, the first can be switched while nobody asks it.
+measured_case_is switch_loses_nothing "a switch can be made to fail nothing"
 switch_loses_nothing()
 {
 	service "-f 2" p2c 1 2 3 4
@@ -781,6 +803,7 @@ percents()
 
 # With equal weights the fifth is one of the two that are drawn in 4 of 10 cases: that is as
 # much as it can get, and what it gets while it has less than the others.
+measured_case_is new_server_is_not_stampeded "a new server gets its share at once and at most twice that"
 new_server_is_not_stampeded()
 {
 	local scheduler n=30 pids=()
@@ -802,6 +825,7 @@ new_server_is_not_stampeded()
 	! stampedes p2c || fault "less than 0.8 times or more than twice its weight's share"
 }
 
+measured_case_is wlc_stampedes "the same measure sees wlc's stampede"
 wlc_stampedes()
 {
 	outcome=$(percents "${rollout[wlc]}" | tr -s ' ')
@@ -811,6 +835,7 @@ wlc_stampedes()
 # The theory of two choices: the mean, and log2 ln n, and a constant. Of 300,000 simulated runs
 # all stay within a constant of 2 (5 of them reach it), and no random choice of one comes below
 # 68.
+measured_case_is spread_is_even "held connections spread as evenly as two choices can"
 spread_is_even()
 {
 	local scheduler n=0 most
@@ -880,6 +905,7 @@ add_chunk()
 
 # By quarters, in turn, so that a machine that is slower now than before slows both. p2c makes
 # its table anew for each; wlc has none.
+measured_case_is ten_thousand_are_added "10,000 servers one by one, within three times wlc's time"
 ten_thousand_are_added()
 {
 	local quarter subnets
@@ -898,6 +924,7 @@ ten_thousand_are_added()
 
 # At any time: the servers of a quarter, and of p2c's the old tables that wait, 4 MiB and what
 # the allocator adds.
+measured_case_is tables_take_little_memory "they take little more memory than wlc's"
 tables_take_little_memory()
 {
 	outcome="p2c $((memory_kb[p2c] / 1024)) MiB, wlc $((memory_kb[wlc] / 1024)) MiB"
@@ -917,6 +944,7 @@ time_one()
 }
 
 # Few and many in turn, and the best of ten, so that other work on the machine spoils neither.
+measured_case_is cost_does_not_grow "a connection costs the same with 10,000 servers as with 10"
 cost_does_not_grow()
 {
 	local scheduler ns few many round service=$many_wlc
@@ -952,11 +980,13 @@ cost_does_not_grow()
 ##############################################################################
 # The end
 
+case_is no_rebuild_failed "no table could not be made"
 no_rebuild_failed()
 {
 	grep -qx 'p2c_failed_rebuilds 0' /proc/net/ip_vs_reuse || fault "$(grep p2c_ /proc/net/ip_vs_reuse)"
 }
 
+case_is unload_is_refused "rmmod is refused while a service uses it"
 unload_is_refused()
 {
 	service "-t $loaded" p2c 1
@@ -967,6 +997,7 @@ unload_is_refused()
 }
 
 # Also right after the last service, with its table still to be freed.
+case_is unloads_after "rmmod works after"
 unloads_after()
 {
 	local n
@@ -985,6 +1016,7 @@ unloads_after()
 	done
 }
 
+case_is log_is_clean "the kernel's log is clean"
 log_is_clean()
 {
 	local bad
@@ -996,63 +1028,18 @@ log_is_clean()
 
 ##############################################################################
 
-declare -A label_of=(
-	[rs_rr_takes_turns]="rs_rr, of the same abstractions, takes turns"
-	[rs_rr_unloads]="rs_rr cannot be unloaded while in use, and after it can"
-	[loads_by_itself]="ipvsadm -s p2c loads the module"
-	[serves_tcp]="TCP"
-	[serves_ipv6]="IPv6"
-	[serves_fwmark]="a firewall mark's service"
-	[serves_persistent]="a persistent service keeps a client on its server"
-	[serves_one_packet]="datagrams one by one (-o), in proportion to weight"
-	[tracepoint_tells]="the tracepoint of a choice names service and server, its connections and weight"
-	[refuses_without_servers]="without servers, or with weight 0 only, it refuses as wlc does"
-	[absurd_weights]="absurd weights are taken or refused as with wlc"
-	[overloaded_steps_aside]="an overloaded server steps aside"
-	[all_overloaded_refuse]="when all are overloaded, connections are refused"
-	[weight_0_gets_nothing]="once ipvsadm has set weight 0, nothing new goes there"
-	[changes_fail_nothing]="servers come, go, drain and change weight under load"
-	[overloaded_recover]="overloaded servers come back"
-	[switch_loses_no_more_than_stock]="a switch of scheduler under load loses no more than IPVS's own"
-	[switch_loses_nothing]="a switch can be made to fail nothing"
-	[new_server_is_not_stampeded]="a new server gets its share at once and at most twice that"
-	[wlc_stampedes]="the same measure sees wlc's stampede"
-	[spread_is_even]="held connections spread as evenly as two choices can"
-	[ten_thousand_are_added]="10,000 servers one by one, within three times wlc's time"
-	[tables_take_little_memory]="they take little more memory than wlc's"
-	[cost_does_not_grow]="a connection costs the same with 10,000 servers as with 10"
-	[no_rebuild_failed]="no table could not be made"
-	[unload_is_refused]="rmmod is refused while a service uses it"
-	[unloads_after]="rmmod works after"
-	[log_is_clean]="the kernel's log is clean"
-)
-
-measured="switch_loses_no_more_than_stock switch_loses_nothing
-	new_server_is_not_stampeded wlc_stampedes spread_is_even
-	ten_thousand_are_added tables_take_little_memory cost_does_not_grow"
-checks="rs_rr_takes_turns rs_rr_unloads loads_by_itself
-	serves_tcp serves_ipv6 serves_fwmark serves_persistent serves_one_packet
-	tracepoint_tells refuses_without_servers absurd_weights
-	overloaded_steps_aside all_overloaded_refuse
-	weight_0_gets_nothing changes_fail_nothing overloaded_recover
-	$measured
-	no_rebuild_failed unload_is_refused unloads_after log_is_clean"
-
-[ $# = 0 ] || checks=$*
-for name in $checks; do
-	[ -n "${label_of[$name]:-}" ] || bail_out "no such check: $name (checks: ${!label_of[*]})"
-done
+choose_cases "$@"
 # shellcheck disable=SC2086 # a list
-set -- $checks
+set -- $cases
 ktap_plan $#
 log_start=$(dmesg | wc -l)
-if [[ $checks = *loads_by_itself* ]]; then
+if [[ $cases = *loads_by_itself* ]]; then
 	install_module || bail_out "cannot install the module in $modules"
 else
 	insmod "$MODULE" || bail_out "the module cannot be loaded"
 fi
 setup
-for name in $checks; do
+for name in $cases; do
 	if [[ $name = rs_rr_* && ! -e $rs_rr ]]; then
 		ktap_skip "p2c: ${label_of[$name]}" "needs $rs_rr (IP_VS_REUSE_SELFTESTS=m)"
 	elif ((slow > 1)) && grep -qw "$name" <<<"$measured"; then

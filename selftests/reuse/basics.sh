@@ -32,17 +32,6 @@ dr=10.9.0.4:80
 tun=10.9.0.5:80
 pers=10.9.0.6:80
 
-cases="server_fin client_rst server_rst server_rst_ipv6 server_rst_to_director
-	drained_while_open drained_while_open_mode_0
-	server_rst_drained server_rst_drained_persistent
-	server_rst_masqueraded server_rst_in_zone
-	dr_half_closed dr_client_rst tun_half_closed
-	sctp_abort sctp_shutdown_drained udp_server_deleted server_deleted
-	live_flow_stays damaged_syn_changes_nothing new_rule_catches
-	mode_0_sticks persistence_sticks untracked_needs_nothing"
-checks_of_the_module="counters_are_readable tracepoints_tell later_namespaces_are_covered
-	rmmod_restores_stock insmod_again rmmod_under_load"
-
 ##############################################################################
 # The director
 
@@ -73,36 +62,10 @@ setup()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[server_fin]="server's FIN"
-	[client_rst]="client's RST"
-	[server_rst]="server's RST"
-	[server_rst_ipv6]="server's RST, IPv6"
-	[server_rst_to_director]="server's RST, client on the director"
-	[drained_while_open]="still open, server drained"
-	[drained_while_open_mode_0]="still open, server drained, conn_reuse_mode=0"
-	[server_rst_drained]="server's RST, then drained"
-	[server_rst_drained_persistent]="server's RST, then drained, persistent service"
-	[server_rst_masqueraded]="server's RST, masqueraded"
-	[server_rst_in_zone]="server's RST, conntrack zone"
-	[dr_half_closed]="DR, client's FIN, conn_reuse_mode=3"
-	[dr_client_rst]="DR, client's RST, conn_reuse_mode=3"
-	[tun_half_closed]="TUN, client's FIN, conn_reuse_mode=3"
-	[sctp_abort]="SCTP, server's ABORT"
-	[sctp_shutdown_drained]="SCTP, server's SHUTDOWN, then drained"
-	[udp_server_deleted]="UDP, server deleted"
-	[server_deleted]="still open, server deleted"
-	[live_flow_stays]="a live flow stays when a stray SYN comes"
-	[damaged_syn_changes_nothing]="a damaged SYN changes nothing"
-	[new_rule_catches]="a rule for new connections catches the reused port"
-	[mode_0_sticks]="conn_reuse_mode=0 sticks to the server"
-	[persistence_sticks]="a persistent service sticks to the server"
-	[untracked_needs_nothing]="without vs.conntrack nothing is lost or replayed"
-)
+# The cases
 
 # conntrack reopens a flow that was closed, or reset by the client: nothing is lost.
+case_is server_fin "server's FIN"
 server_fin()
 {
 	settings 1 0
@@ -112,6 +75,7 @@ server_fin()
 	unseen
 }
 
+case_is client_rst "client's RST"
 client_rst()
 {
 	settings 1 0
@@ -122,6 +86,7 @@ client_rst()
 }
 
 # It does not reopen one that was reset by the server.
+case_is server_rst "server's RST"
 server_rst()
 {
 	settings 1 0
@@ -131,6 +96,7 @@ server_rst()
 	replays tcp_closed
 }
 
+case_is server_rst_ipv6 "server's RST, IPv6"
 server_rst_ipv6()
 {
 	settings 1 0
@@ -140,6 +106,7 @@ server_rst_ipv6()
 	replays tcp_closed
 }
 
+case_is server_rst_to_director "server's RST, client on the director"
 server_rst_to_director()
 {
 	settings 1 0
@@ -149,6 +116,7 @@ server_rst_to_director()
 	replays tcp_closed
 }
 
+case_is drained_while_open "still open, server drained"
 drained_while_open()
 {
 	settings 1 1
@@ -159,6 +127,7 @@ drained_while_open()
 	replays tcp_drained
 }
 
+case_is drained_while_open_mode_0 "still open, server drained, conn_reuse_mode=0"
 drained_while_open_mode_0()
 {
 	settings 0 1
@@ -169,6 +138,7 @@ drained_while_open_mode_0()
 	replays tcp_drained
 }
 
+case_is server_rst_drained "server's RST, then drained"
 server_rst_drained()
 {
 	settings 1 1
@@ -187,6 +157,7 @@ closed_then_drained()
 
 # Its template leads back to the drained server, unless expire_quiescent_template is set; but
 # the entry is given up all the same.
+case_is server_rst_drained_persistent "server's RST, then drained, persistent service"
 server_rst_drained_persistent()
 {
 	settings 1 1
@@ -205,6 +176,7 @@ persistent_then_drained()
 
 # nat chains run for new conntracks only: without one the second connection would have its
 # own source address, and the mark would be missing.
+case_is server_rst_masqueraded "server's RST, masqueraded"
 server_rst_masqueraded()
 {
 	settings 1 0
@@ -217,6 +189,7 @@ server_rst_masqueraded()
 
 # IPVS looks for what it leaves behind in the default zone only: the old conntrack stays, and
 # what the new server answers clashes with it.
+case_is server_rst_in_zone "server's RST, conntrack zone"
 server_rst_in_zone()
 {
 	settings 1 0
@@ -227,6 +200,7 @@ server_rst_in_zone()
 }
 
 # The director sees one direction, and its conntrack no more than SYN_SENT.
+case_is dr_half_closed "DR, client's FIN, conn_reuse_mode=3"
 dr_half_closed()
 {
 	settings 3 0
@@ -236,6 +210,7 @@ dr_half_closed()
 	replays tcp_closed
 }
 
+case_is dr_client_rst "DR, client's RST, conn_reuse_mode=3"
 dr_client_rst()
 {
 	settings 3 0
@@ -245,6 +220,7 @@ dr_client_rst()
 	replays tcp_closed
 }
 
+case_is tun_half_closed "TUN, client's FIN, conn_reuse_mode=3"
 tun_half_closed()
 {
 	settings 3 0
@@ -254,6 +230,7 @@ tun_half_closed()
 	replays tcp_closed
 }
 
+case_is sctp_abort "SCTP, server's ABORT"
 sctp_abort()
 {
 	settings 1 0
@@ -263,6 +240,7 @@ sctp_abort()
 	replays sctp_closed
 }
 
+case_is sctp_shutdown_drained "SCTP, server's SHUTDOWN, then drained"
 sctp_shutdown_drained()
 {
 	settings 1 1
@@ -280,6 +258,7 @@ sctp_closed_then_drained()
 }
 
 # Deleted while expire_nodest_conn is 0, so that the entries stay.
+case_is udp_server_deleted "UDP, server deleted"
 udp_server_deleted()
 {
 	settings 1 0
@@ -297,6 +276,7 @@ udp_server_goes()
 }
 
 # Deleted while it is 1, all entries of the server go at once: nothing is left to trip over.
+case_is server_deleted "still open, server deleted"
 server_deleted()
 {
 	settings 1 1
@@ -315,6 +295,7 @@ server_goes()
 
 # Where nothing may change.
 
+case_is live_flow_stays "a live flow stays when a stray SYN comes"
 live_flow_stays()
 {
 	settings 1 1
@@ -328,6 +309,7 @@ live_flow_stays()
 }
 
 # The server is drained: a SYN in order would end the flow.
+case_is damaged_syn_changes_nothing "a damaged SYN changes nothing"
 damaged_syn_changes_nothing()
 {
 	settings 1 1
@@ -354,6 +336,7 @@ note_conntrack() { noted=$(conntrack_id); }
 
 # On the stock kernel IPVS loses the first SYN, and the rule catches the next one; with the
 # module it catches them all.
+case_is new_rule_catches "a rule for new connections catches the reused port"
 new_rule_catches()
 {
 	local caught sent
@@ -385,6 +368,7 @@ closed_then_forbidden()
 	END
 }
 
+case_is mode_0_sticks "conn_reuse_mode=0 sticks to the server"
 mode_0_sticks()
 {
 	settings 0 0
@@ -395,6 +379,7 @@ mode_0_sticks()
 }
 
 # An entry with a controlling template is not scheduled again, whatever its state.
+case_is persistence_sticks "a persistent service sticks to the server"
 persistence_sticks()
 {
 	settings 1 0
@@ -404,6 +389,7 @@ persistence_sticks()
 	replays
 }
 
+case_is untracked_needs_nothing "without vs.conntrack nothing is lost or replayed"
 untracked_needs_nothing()
 {
 	settings 1 0
@@ -418,15 +404,7 @@ untracked_needs_nothing()
 ##############################################################################
 # The module as such
 
-label_of_check=(
-	[counters_are_readable]="/proc/net/ip_vs_reuse has a name and a value a line"
-	[tracepoints_tell]="the tracepoint of a replay names the flow, its old server and the reason"
-	[later_namespaces_are_covered]="a namespace made after insmod is covered"
-	[rmmod_restores_stock]="rmmod brings back what was before"
-	[insmod_again]="insmod again mends it again"
-	[rmmod_under_load]="rmmod under load fails no connection"
-)
-
+module_case_is counters_are_readable "/proc/net/ip_vs_reuse has a name and a value a line"
 counters_are_readable()
 {
 	local lines wrong
@@ -437,6 +415,7 @@ counters_are_readable()
 	[[ ${lines[*]} = *replayed_* ]] || fault "replayed are not counted"
 }
 
+module_case_is tracepoints_tell "the tracepoint of a replay names the flow, its old server and the reason"
 tracepoints_tell()
 {
 	local events=/sys/kernel/tracing/events/ip_vs_reuse/enable trace=/sys/kernel/tracing/trace said
@@ -451,6 +430,7 @@ tracepoints_tell()
 }
 
 # The director of the other cases is older than the module.
+module_case_is later_namespaces_are_covered "a namespace made after insmod is covered"
 later_namespaces_are_covered()
 {
 	local said
@@ -458,12 +438,14 @@ later_namespaces_are_covered()
 	said=$(IS_DIRECTOR='' RESULTS='' MODULE_IS_IN=yes HARNESS=$harness "$0" server_rst 2>&1) || fault "$said"
 }
 
+module_case_is rmmod_restores_stock "rmmod brings back what was before"
 rmmod_restores_stock()
 {
 	remove_module
 	half=$plain server_rst
 }
 
+module_case_is insmod_again "insmod again mends it again"
 insmod_again()
 {
 	insert
@@ -472,6 +454,7 @@ insmod_again()
 
 # The load reuses its few ports, so that the module is at work until it goes. After that
 # first packets are lost again, and connections slow, but none may fail.
+module_case_is rmmod_under_load "rmmod under load fails no connection"
 rmmod_under_load()
 {
 	local load pid line summary=''

@@ -55,25 +55,6 @@ tun6='[fd00:8::1]:80'
 address_of+=([other]=10.0.0.2 [inner]=10.7.0.2 [other_inner]=10.7.0.3 [rs1]=10.2.1.2)
 address6_of+=([inner]='[fd00:7::2]' [rs1]='[fd00:2:1::2]')
 
-cases="director_client_rst director_drained director_ipv6_rst director_ipv6_drained
-	director_masqueraded_rst
-	hairpin_rst hairpin_rst_ipv6
-	dnat_nat_rst dnat_nat_rst_ipv6 dnat_nat_rst_drained
-	dnat_tun_drained dnat_tun_drained_ipv6
-	routed_reuse routed_reuse_ipv6 routed_collision two_services
-	dropped_syn_closed dropped_syn_closed_ipv6
-	dropped_syn_live dropped_syn_live_ipv6
-	dropped_syn_live_masqueraded dropped_syn_live_random
-	reverse_path_syn_live reverse_path_syn_live_ipv6 raw_dropped_syn_live_ipv6
-	delivered_syn_live delivered_syn_live_ipv6 moved_away
-	damaged_syn_closed damaged_syn_closed_ipv6 damaged_syn_delivered damaged_syn_delivered_ipv6
-	vrf_rst vrf_rst_ipv6 vrf_drained
-	bridge_rst bridge_rst_ipv6 bridged_syn_live bridged_syn_live_ipv6
-	fragmented_syn_rst fragmented_syn_rst_ipv6 fragmented_syn_drained fragmented_syn_drained_ipv6
-	atomic_fragment_rst_ipv6 fragments_server_deleted fragments_server_deleted_ipv6
-	extension_header_rst extension_header_drained
-	old_syn_fin old_syn_rst old_syn_rst_ipv6 old_syn_drained old_syn_same_server"
-
 cleanup()
 {
 	stop_witness
@@ -205,63 +186,7 @@ make_others()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[director_client_rst]="client on the director, client's RST"
-	[director_drained]="client on the director, server drained"
-	[director_ipv6_rst]="client on the director, server's RST, IPv6"
-	[director_ipv6_drained]="client on the director, server drained, IPv6"
-	[director_masqueraded_rst]="client on the director, masqueraded, server's RST"
-	[hairpin_rst]="client on a real server, server's RST"
-	[hairpin_rst_ipv6]="client on a real server, server's RST, IPv6"
-	[dnat_nat_rst]="DNAT in front of NAT, server's RST: sticks"
-	[dnat_nat_rst_ipv6]="DNAT in front of NAT, server's RST: sticks, IPv6"
-	[dnat_nat_rst_drained]="DNAT in front of NAT, then drained: sticks"
-	[dnat_tun_drained]="DNAT in front of TUN, server drained"
-	[dnat_tun_drained_ipv6]="DNAT in front of TUN, server drained, IPv6"
-	[routed_reuse]="NAT router gives the port to another client"
-	[routed_reuse_ipv6]="NAT router gives the port to another client, IPv6"
-	[routed_collision]="two clients with one port behind a NAT router"
-	[two_services]="the same port to another service, still open"
-	[dropped_syn_closed]="stray SYN, dropped by a rule; flow closed"
-	[dropped_syn_closed_ipv6]="stray SYN, dropped by a rule; flow closed, IPv6"
-	[dropped_syn_live]="stray SYN, dropped by a rule; drained"
-	[dropped_syn_live_ipv6]="stray SYN, dropped by a rule; drained, IPv6"
-	[dropped_syn_live_masqueraded]="stray SYN, dropped; drained, masqueraded"
-	[dropped_syn_live_random]="stray SYN, dropped; drained, from random ports"
-	[reverse_path_syn_live]="stray SYN, dropped by rp_filter; server drained"
-	[reverse_path_syn_live_ipv6]="stray SYN, dropped by a fib rule; drained, IPv6"
-	[raw_dropped_syn_live_ipv6]="stray SYN, dropped in raw; drained, IPv6"
-	[delivered_syn_live]="stray SYN, delivered; server drained"
-	[delivered_syn_live_ipv6]="stray SYN, delivered; server drained, IPv6"
-	[damaged_syn_closed]="damaged SYN, dropped as invalid; flow closed"
-	[damaged_syn_closed_ipv6]="damaged SYN, dropped as invalid; closed, IPv6"
-	[damaged_syn_delivered]="damaged SYN, delivered; flow closed"
-	[damaged_syn_delivered_ipv6]="damaged SYN, delivered; flow closed, IPv6"
-	[moved_away]="the virtual address has moved to another machine"
-	[vrf_rst]="client in a VRF, server's RST"
-	[vrf_rst_ipv6]="client in a VRF, server's RST, IPv6"
-	[vrf_drained]="client in a VRF, server drained"
-	[bridge_rst]="client on a bridge with netfilter, server's RST"
-	[bridge_rst_ipv6]="client on a bridge with netfilter, server's RST, IPv6"
-	[bridged_syn_live]="stray SYN, bridged past; server drained"
-	[bridged_syn_live_ipv6]="stray SYN, bridged past; server drained, IPv6"
-	[fragmented_syn_rst]="SYN in fragments, server's RST"
-	[fragmented_syn_rst_ipv6]="SYN in fragments, server's RST, IPv6"
-	[fragmented_syn_drained]="SYN in fragments, server drained"
-	[fragmented_syn_drained_ipv6]="SYN in fragments, server drained, IPv6"
-	[atomic_fragment_rst_ipv6]="SYN behind a fragment header, server's RST, IPv6"
-	[fragments_server_deleted]="UDP in fragments, server deleted"
-	[fragments_server_deleted_ipv6]="UDP in fragments, server deleted, IPv6"
-	[extension_header_rst]="IPv6 extension header, server's RST"
-	[extension_header_drained]="IPv6 extension header, server drained"
-	[old_syn_fin]="older sequence and timestamp, server's FIN"
-	[old_syn_rst]="older sequence and timestamp, server's RST"
-	[old_syn_rst_ipv6]="older sequence and timestamp, server's RST, IPv6"
-	[old_syn_drained]="older sequence and timestamp, server drained"
-	[old_syn_same_server]="older sequence and timestamp, same server"
-)
+# The cases
 
 server_rst()
 {
@@ -284,6 +209,7 @@ drained_while_open()
 # Clients on the director: IPVS sees their packets at LOCAL_OUT.
 
 # conntrack reopens a flow that the client has reset.
+case_is director_client_rst "client on the director, client's RST"
 director_client_rst()
 {
 	settings 1 0
@@ -293,10 +219,14 @@ director_client_rst()
 	unseen
 }
 
+case_is director_drained "client on the director, server drained"
 director_drained() { client_is=director drained_while_open "$nat"; }
+case_is director_ipv6_rst "client on the director, server's RST, IPv6"
 director_ipv6_rst() { client_is=director server_rst "$nat6"; goes_elsewhere; }
+case_is director_ipv6_drained "client on the director, server drained, IPv6"
 director_ipv6_drained() { client_is=director drained_while_open "$nat6"; }
 
+case_is director_masqueraded_rst "client on the director, masqueraded, server's RST"
 director_masqueraded_rst()
 {
 	client_is=director server_rst "$masq"
@@ -306,7 +236,9 @@ director_masqueraded_rst()
 
 # Clients on a real server. kube_proxy.sh has the client that is its own server.
 
+case_is hairpin_rst "client on a real server, server's RST"
 hairpin_rst() { hairpin "$rs2" 10.2.1.2; }
+case_is hairpin_rst_ipv6 "client on a real server, server's RST, IPv6"
 hairpin_rst_ipv6() { hairpin "$rs2_6" fd00:2:1::2; }
 
 hairpin()
@@ -320,7 +252,9 @@ hairpin()
 # conntrack, and DNAT then sends every later packet straight to that server. As long as the conntrack
 # lives, IPVS does not see the flow, drained or not.
 
+case_is dnat_nat_rst "DNAT in front of NAT, server's RST: sticks"
 dnat_nat_rst() { dnat_before_nat "$dnat:81"; }
+case_is dnat_nat_rst_ipv6 "DNAT in front of NAT, server's RST: sticks, IPv6"
 dnat_nat_rst_ipv6() { dnat_before_nat "$dnat6:81"; }
 
 dnat_before_nat()
@@ -332,6 +266,7 @@ dnat_before_nat()
 	unseen
 }
 
+case_is dnat_nat_rst_drained "DNAT in front of NAT, then drained: sticks"
 dnat_nat_rst_drained()
 {
 	settings 1 1
@@ -352,7 +287,9 @@ nat_closed_then_drained()
 # The module cannot replay that packet: DNAT has changed its destination, and nothing in the packet
 # tells the original one. (Direct routing does not work behind DNAT at all: at LOCAL_OUT, nat routes
 # the packet again, to the director itself.)
+case_is dnat_tun_drained "DNAT in front of TUN, server drained"
 dnat_tun_drained() { dnat_before_tun "$dnat:82" "$tun"; }
+case_is dnat_tun_drained_ipv6 "DNAT in front of TUN, server drained, IPv6"
 dnat_tun_drained_ipv6() { dnat_before_tun "$dnat6:82" "$tun6"; }
 
 dnat_before_tun()
@@ -368,7 +305,9 @@ dnat_before_tun()
 # Clients behind a router with one address.
 
 # The router forgets the first client's connection, and gives its port to the second client.
+case_is routed_reuse "NAT router gives the port to another client"
 routed_reuse() { another_turn "$nat" 10.7.0.3 10.0.0.2; }
+case_is routed_reuse_ipv6 "NAT router gives the port to another client, IPv6"
 routed_reuse_ipv6() { another_turn "$nat6" fd00:7::3 fd00::2; }
 
 # another_turn SERVICE CLIENT ROUTER
@@ -392,6 +331,7 @@ closed_and_forgotten()
 
 # Two clients use the same port at the same time. The router gives the second one another port, and
 # the first one's flow goes on, on a server that is drained.
+case_is routed_collision "two clients with one port behind a NAT router"
 routed_collision()
 {
 	settings 1 1
@@ -422,6 +362,7 @@ meanwhile()
 
 # The client reuses its port towards one service. A flow from the same port to another service goes
 # on, and keeps its conntrack.
+case_is two_services "the same port to another service, still open"
 two_services()
 {
 	local other_server
@@ -488,7 +429,9 @@ goes_on()
 # A stray SYN: a stranger sends it with the addresses of a flow. Where it is dropped before it
 # reaches IPVS, the flow keeps its conntrack and goes on, on a stock kernel and with the module.
 
+case_is dropped_syn_closed "stray SYN, dropped by a rule; flow closed"
 dropped_syn_closed() { strangers_syn_comes_late "$nat"; }
+case_is dropped_syn_closed_ipv6 "stray SYN, dropped by a rule; flow closed, IPv6"
 dropped_syn_closed_ipv6() { strangers_syn_comes_late "$nat6"; }
 
 # The flow has ended. Only the client's own SYN is replayed.
@@ -512,13 +455,19 @@ closed_and_dropped()
 # The flow is alive, its server is drained, and expire_nodest_conn is 1: IPVS would end the flow if
 # the SYN reached it.
 
+case_is dropped_syn_live "stray SYN, dropped by a rule; drained"
 dropped_syn_live() { strangers_syn_is_dropped "$nat" drop_strangers; }
+case_is dropped_syn_live_ipv6 "stray SYN, dropped by a rule; drained, IPv6"
 dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" drop_strangers; }
+case_is dropped_syn_live_masqueraded "stray SYN, dropped; drained, masqueraded"
 dropped_syn_live_masqueraded() { strangers_syn_is_dropped "$masq" drop_strangers; }
+case_is dropped_syn_live_random "stray SYN, dropped; drained, from random ports"
 dropped_syn_live_random() { strangers_syn_is_dropped "$rand" drop_strangers; }
 
 # IPv6 has no rp_filter, only this rule. In raw it drops the SYN before conntrack, in mangle after.
+case_is reverse_path_syn_live_ipv6 "stray SYN, dropped by a fib rule; drained, IPv6"
 reverse_path_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" "drop_unrouted mangle"; }
+case_is raw_dropped_syn_live_ipv6 "stray SYN, dropped in raw; drained, IPv6"
 raw_dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" "drop_unrouted raw"; }
 
 # strangers_syn_is_dropped SERVICE RULE
@@ -580,6 +529,7 @@ stray_syn()
 
 one_is_counted() { [[ $(nft list table inet strays) = *"packets 1 "* ]]; }
 
+case_is reverse_path_syn_live "stray SYN, dropped by rp_filter; server drained"
 reverse_path_syn_live()
 {
 	settings 1 1
@@ -609,7 +559,9 @@ reverse_path_drops() { nstat -asz TcpExtIPReversePathFilter | awk '/^Tcp/ { prin
 
 # A stray SYN that is delivered ends the flow on every kernel. A stock kernel drops the SYN; the
 # module replays it, as if the stranger had sent it again.
+case_is delivered_syn_live "stray SYN, delivered; server drained"
 delivered_syn_live() { strangers_syn_is_delivered "$nat"; }
+case_is delivered_syn_live_ipv6 "stray SYN, delivered; server drained, IPv6"
 delivered_syn_live_ipv6() { strangers_syn_is_delivered "$nat6"; }
 
 strangers_syn_is_delivered()
@@ -635,7 +587,9 @@ no_live_entry() { ! entry_is ESTABLISHED; }
 # nothing to it, so the module does not look at it.
 
 # A rule drops what is invalid: the SYN has no effect.
+case_is damaged_syn_closed "damaged SYN, dropped as invalid; flow closed"
 damaged_syn_closed() { damaged_syn_is_dropped "$nat"; }
+case_is damaged_syn_closed_ipv6 "damaged SYN, dropped as invalid; closed, IPv6"
 damaged_syn_closed_ipv6() { damaged_syn_is_dropped "$nat6"; }
 
 damaged_syn_is_dropped()
@@ -650,7 +604,9 @@ damaged_syn_is_dropped()
 
 # Where no rule drops it, IPVS takes the damaged SYN for the first packet of a new flow. The client's
 # own SYN then belongs to that flow, and is not lost even with the old conntrack.
+case_is damaged_syn_delivered "damaged SYN, delivered; flow closed"
 damaged_syn_delivered() { damaged_syn_is_delivered "$nat"; }
+case_is damaged_syn_delivered_ipv6 "damaged SYN, delivered; flow closed, IPv6"
 damaged_syn_delivered_ipv6() { damaged_syn_is_delivered "$nat6"; }
 
 damaged_syn_is_delivered()
@@ -676,6 +632,7 @@ closed_and_damaged()
 }
 
 # The director forwards the client's SYN to the address's new home. IPVS does not see it.
+case_is moved_away "the virtual address has moved to another machine"
 moved_away()
 {
 	settings 1 0
@@ -697,13 +654,18 @@ closed_and_moved()
 
 # In a VRF, a packet passes PRE_ROUTING twice, once for the link and once for the VRF.
 
+case_is vrf_rst "client in a VRF, server's RST"
 vrf_rst() { in_vrf server_rst "$nat"; goes_elsewhere; }
+case_is vrf_rst_ipv6 "client in a VRF, server's RST, IPv6"
 vrf_rst_ipv6() { in_vrf server_rst "$nat6"; goes_elsewhere; }
+case_is vrf_drained "client in a VRF, server drained"
 vrf_drained() { in_vrf drained_while_open "$nat"; }
 
 # On a bridge with br_netfilter, bridged packets pass the IP hooks.
 
+case_is bridge_rst "client on a bridge with netfilter, server's RST"
 bridge_rst() { on_bridge server_rst "$nat"; goes_elsewhere; }
+case_is bridge_rst_ipv6 "client on a bridge with netfilter, server's RST, IPv6"
 bridge_rst_ipv6() { on_bridge server_rst "$nat6"; goes_elsewhere; }
 
 on_bridge()
@@ -733,7 +695,9 @@ on_bridge()
 
 # The stray SYN goes to a neighbour on the other side of the bridge: it passes PRE_ROUTING and FORWARD,
 # and IPVS does not see it.
+case_is bridged_syn_live "stray SYN, bridged past; server drained"
 bridged_syn_live() { on_bridge stray_is_bridged "$nat" 10.0.0.3; }
+case_is bridged_syn_live_ipv6 "stray SYN, bridged past; server drained, IPv6"
 bridged_syn_live_ipv6() { on_bridge stray_is_bridged "$nat6" fd00:0::3; }
 
 # stray_is_bridged SERVICE NEIGHBOUR
@@ -800,12 +764,17 @@ find_second()
 # In fragments, which conntrack reassembles. Over IPv6 the first fragment, with its extra header, is as
 # large as the reassembled packet, so the module can replay that, too.
 
+case_is fragmented_syn_rst "SYN in fragments, server's RST"
 fragmented_syn_rst() { rst_by_hand fragments "$nat" lost; }
+case_is fragmented_syn_rst_ipv6 "SYN in fragments, server's RST, IPv6"
 fragmented_syn_rst_ipv6() { rst_by_hand fragments "$nat6" lost; }
+case_is fragmented_syn_drained "SYN in fragments, server drained"
 fragmented_syn_drained() { drained_by_hand fragments "$nat"; }
+case_is fragmented_syn_drained_ipv6 "SYN in fragments, server drained, IPv6"
 fragmented_syn_drained_ipv6() { drained_by_hand fragments "$nat6"; }
 
 # A fragment header on a whole packet: conntrack and IPVS ignore it.
+case_is atomic_fragment_rst_ipv6 "SYN behind a fragment header, server's RST, IPv6"
 atomic_fragment_rst_ipv6() { rst_by_hand atomic "$nat6" lost; }
 
 rst_by_hand()
@@ -831,12 +800,14 @@ drained_by_hand()
 # fragments were. A router must not send that on in larger pieces, and the replayed packet would not
 # carry that limit: the module leaves it to IPVS.
 
+case_is fragments_server_deleted "UDP in fragments, server deleted"
 fragments_server_deleted()
 {
 	fragments "$nat" kept
 	replays udp_gone
 }
 
+case_is fragments_server_deleted_ipv6 "UDP in fragments, server deleted, IPv6"
 fragments_server_deleted_ipv6()
 {
 	fragments "$nat6" lost
@@ -862,13 +833,16 @@ udp_server_goes()
 
 # With IPv6 destination options between the IP header and the TCP header.
 
+case_is extension_header_rst "IPv6 extension header, server's RST"
 extension_header_rst() { server_rst "$nat6" --extended; goes_elsewhere; }
+case_is extension_header_drained "IPv6 extension header, server drained"
 extension_header_drained() { drained_while_open "$nat6" --extended; }
 
 # With a sequence number and a timestamp older than the old connection's, as a client sends them that
 # has rebooted, or that shares an address with others. Neither IPVS nor conntrack compares them.
 
 # conntrack reopens a flow that has ended with FINs.
+case_is old_syn_fin "older sequence and timestamp, server's FIN"
 old_syn_fin()
 {
 	settings 1 0
@@ -878,13 +852,17 @@ old_syn_fin()
 	unseen
 }
 
+case_is old_syn_rst "older sequence and timestamp, server's RST"
 old_syn_rst() { rst_by_hand old "$nat" lost; }
+case_is old_syn_rst_ipv6 "older sequence and timestamp, server's RST, IPv6"
 old_syn_rst_ipv6() { rst_by_hand old "$nat6" lost; }
+case_is old_syn_drained "older sequence and timestamp, server drained"
 old_syn_drained() { drained_by_hand old "$nat"; }
 
 # A server with the connection in TIME_WAIT does compare them. With one real server only, that server
 # is asked again: it answers for the old connection, the client's TCP resets that, and the server
 # accepts the next SYN. conntrack reopens the flow for both SYNs.
+case_is old_syn_same_server "older sequence and timestamp, same server"
 old_syn_same_server()
 {
 	settings 1 0

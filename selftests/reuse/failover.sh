@@ -35,11 +35,6 @@ nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
 alien=10.9.0.2:80
 
-cases="over_client_rst over_client_rst_ipv6 over_server_rst over_drained
-	over_live_flow over_stray_syn
-	back_client_rst back_client_rst_ipv6 back_fin
-	unknown_client_rst unknown_stale"
-
 ##############################################################################
 # The directors
 
@@ -197,24 +192,11 @@ visit()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[over_client_rst]="failover, client's RST"
-	[over_client_rst_ipv6]="failover, client's RST, IPv6"
-	[over_server_rst]="failover, server's RST"
-	[over_drained]="failover, still open, drained"
-	[over_live_flow]="failover, a live flow goes on"
-	[over_stray_syn]="failover, a stray SYN stops a live flow"
-	[back_client_rst]="failover and back, client's RST"
-	[back_client_rst_ipv6]="failover and back, client's RST, IPv6"
-	[back_fin]="failover and back, server's FIN"
-	[unknown_client_rst]="failover, client's RST, backup lacks the server"
-	[unknown_stale]="failover, backup saw the port, lacks the server"
-)
+# The cases
 
 # The backup has the entry but no conntrack. IPVS drops nothing, and the module has nothing to do.
 
+case_is over_client_rst "failover, client's RST"
 over_client_rst()
 {
 	both_settings 1 0
@@ -224,6 +206,7 @@ over_client_rst()
 	unseen
 }
 
+case_is over_client_rst_ipv6 "failover, client's RST, IPv6"
 over_client_rst_ipv6()
 {
 	both_settings 1 0
@@ -234,6 +217,7 @@ over_client_rst_ipv6()
 }
 
 # IPVS synchronizes on packets from clients only: for the backup the flow is still alive.
+case_is over_server_rst "failover, server's RST"
 over_server_rst()
 {
 	both_settings 1 0
@@ -243,6 +227,7 @@ over_server_rst()
 	unseen
 }
 
+case_is over_drained "failover, still open, drained"
 over_drained()
 {
 	both_settings 1 1
@@ -265,6 +250,7 @@ both_servers()
 	both ipvsadm -e -t "$nat" -r "$(server_of "-t $nat" "${first#rs}")" -m "$@"
 }
 
+case_is over_live_flow "failover, a live flow goes on"
 over_live_flow()
 {
 	both_settings 1 0
@@ -278,6 +264,7 @@ over_live_flow()
 # conntrack takes the stray SYN for the start of the flow, and finds the flow's next packets invalid.
 # They get no conntrack of their own either, because there is one with their addresses: the kernel
 # drops them after IPVS.
+case_is over_stray_syn "failover, a stray SYN stops a live flow"
 over_stray_syn()
 {
 	both_settings 1 0
@@ -289,6 +276,7 @@ over_stray_syn()
 # The director's entry has got its new state from the backup. Its conntrack has seen nothing, and is
 # still that of the first connection.
 
+case_is back_client_rst "failover and back, client's RST"
 back_client_rst()
 {
 	both_settings 1 0
@@ -298,6 +286,7 @@ back_client_rst()
 	replays tcp_closed
 }
 
+case_is back_client_rst_ipv6 "failover and back, client's RST, IPv6"
 back_client_rst_ipv6()
 {
 	both_settings 1 0
@@ -307,6 +296,7 @@ back_client_rst_ipv6()
 	replays tcp_closed
 }
 
+case_is back_fin "failover and back, server's FIN"
 back_fin()
 {
 	both_settings 1 0
@@ -320,6 +310,7 @@ back_fin()
 # the entry. When the flow is closed, IPVS schedules the next connection to one of its own servers. It
 # loses that connection's first packet if the backup has a conntrack of the flow.
 
+case_is unknown_client_rst "failover, client's RST, backup lacks the server"
 unknown_client_rst()
 {
 	both_settings 1 0
@@ -328,6 +319,7 @@ unknown_client_rst()
 	unseen
 }
 
+case_is unknown_stale "failover, backup saw the port, lacks the server"
 unknown_stale()
 {
 	both_settings 1 0

@@ -33,14 +33,6 @@ gre6='[fd00:9::5]:80'
 four_in_six=10.9.0.6:80
 six_in_four='[fd00:9::6]:80'
 
-cases="nat_ipv6_client_rst nat_ipv6_drained nat_ipv6_server_rst_drained
-	dr_drained dr_ipv6_half_closed dr_ipv6_client_rst dr_ipv6_drained
-	dr_mode_1_sticks
-	ipip_client_rst ipip_drained ipip_ipv6_half_closed ipip_ipv6_drained
-	gue_half_closed gue_client_rst gue_drained gue_ipv6_half_closed gue_ipv6_drained
-	gre_half_closed gre_client_rst gre_drained gre_ipv6_half_closed gre_ipv6_drained
-	four_in_six_half_closed four_in_six_drained six_in_four_half_closed six_in_four_drained"
-
 ##############################################################################
 # The director
 
@@ -79,36 +71,7 @@ setup()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[nat_ipv6_client_rst]="client's RST, IPv6"
-	[nat_ipv6_drained]="still open, server drained, IPv6"
-	[nat_ipv6_server_rst_drained]="server's RST, then drained, IPv6"
-	[dr_drained]="DR, still open, server drained"
-	[dr_ipv6_half_closed]="DR, client's FIN, conn_reuse_mode=3, IPv6"
-	[dr_ipv6_client_rst]="DR, client's RST, IPv6"
-	[dr_ipv6_drained]="DR, still open, server drained, IPv6"
-	[dr_mode_1_sticks]="DR, both FINs, conn_reuse_mode=1 sticks"
-	[ipip_client_rst]="TUN, client's RST"
-	[ipip_drained]="TUN, still open, server drained"
-	[ipip_ipv6_half_closed]="TUN, client's FIN, conn_reuse_mode=3, IPv6"
-	[ipip_ipv6_drained]="TUN, still open, server drained, IPv6"
-	[gue_half_closed]="TUN (GUE), client's FIN, conn_reuse_mode=3"
-	[gue_client_rst]="TUN (GUE), client's RST"
-	[gue_drained]="TUN (GUE), still open, server drained"
-	[gue_ipv6_half_closed]="TUN (GUE), client's FIN, conn_reuse_mode=3, IPv6"
-	[gue_ipv6_drained]="TUN (GUE), still open, server drained, IPv6"
-	[gre_half_closed]="TUN (GRE), client's FIN, conn_reuse_mode=3"
-	[gre_client_rst]="TUN (GRE), client's RST"
-	[gre_drained]="TUN (GRE), still open, server drained"
-	[gre_ipv6_half_closed]="TUN (GRE), client's FIN, conn_reuse_mode=3, IPv6"
-	[gre_ipv6_drained]="TUN (GRE), still open, server drained, IPv6"
-	[four_in_six_half_closed]="TUN (IPv4 in IPv6), client's FIN, mode 3"
-	[four_in_six_drained]="TUN (IPv4 in IPv6), still open, server drained"
-	[six_in_four_half_closed]="TUN (IPv6 in IPv4), client's FIN, mode 3"
-	[six_in_four_drained]="TUN (IPv6 in IPv4), still open, server drained"
-)
+# The cases
 
 # The ways in which a connection ends. The argument is the service.
 
@@ -143,6 +106,7 @@ half_closed()
 }
 
 # With both directions, conntrack reopens a flow that the client has reset.
+case_is nat_ipv6_client_rst "client's RST, IPv6"
 nat_ipv6_client_rst()
 {
 	settings 1 0
@@ -152,8 +116,10 @@ nat_ipv6_client_rst()
 	unseen
 }
 
+case_is nat_ipv6_drained "still open, server drained, IPv6"
 nat_ipv6_drained() { drained_while_open "$nat6"; }
 
+case_is nat_ipv6_server_rst_drained "server's RST, then drained, IPv6"
 nat_ipv6_server_rst_drained()
 {
 	settings 1 1
@@ -170,13 +136,18 @@ closed_then_drained()
 	drain -t "$nat6"
 }
 
+case_is dr_drained "DR, still open, server drained"
 dr_drained() { drained_while_open "$dr"; }
+case_is dr_ipv6_half_closed "DR, client's FIN, conn_reuse_mode=3, IPv6"
 dr_ipv6_half_closed() { half_closed "$dr6"; }
+case_is dr_ipv6_client_rst "DR, client's RST, IPv6"
 dr_ipv6_client_rst() { client_rst "$dr6"; }
+case_is dr_ipv6_drained "DR, still open, server drained, IPv6"
 dr_ipv6_drained() { drained_while_open "$dr6"; }
 
 # The director sees the client's FIN only. Unless conn_reuse_mode contains 2, IPVS goes on with such a
 # flow.
+case_is dr_mode_1_sticks "DR, both FINs, conn_reuse_mode=1 sticks"
 dr_mode_1_sticks()
 {
 	settings 1 0
@@ -186,26 +157,44 @@ dr_mode_1_sticks()
 	leaves in_use
 }
 
+case_is ipip_client_rst "TUN, client's RST"
 ipip_client_rst() { client_rst "$ipip"; }
+case_is ipip_drained "TUN, still open, server drained"
 ipip_drained() { drained_while_open "$ipip"; }
+case_is ipip_ipv6_half_closed "TUN, client's FIN, conn_reuse_mode=3, IPv6"
 ipip_ipv6_half_closed() { half_closed "$ipip6"; }
+case_is ipip_ipv6_drained "TUN, still open, server drained, IPv6"
 ipip_ipv6_drained() { drained_while_open "$ipip6"; }
 
+case_is gue_half_closed "TUN (GUE), client's FIN, conn_reuse_mode=3"
 gue_half_closed() { half_closed "$gue"; }
+case_is gue_client_rst "TUN (GUE), client's RST"
 gue_client_rst() { client_rst "$gue"; }
+case_is gue_drained "TUN (GUE), still open, server drained"
 gue_drained() { drained_while_open "$gue"; }
+case_is gue_ipv6_half_closed "TUN (GUE), client's FIN, conn_reuse_mode=3, IPv6"
 gue_ipv6_half_closed() { half_closed "$gue6"; }
+case_is gue_ipv6_drained "TUN (GUE), still open, server drained, IPv6"
 gue_ipv6_drained() { drained_while_open "$gue6"; }
 
+case_is gre_half_closed "TUN (GRE), client's FIN, conn_reuse_mode=3"
 gre_half_closed() { half_closed "$gre"; }
+case_is gre_client_rst "TUN (GRE), client's RST"
 gre_client_rst() { client_rst "$gre"; }
+case_is gre_drained "TUN (GRE), still open, server drained"
 gre_drained() { drained_while_open "$gre"; }
+case_is gre_ipv6_half_closed "TUN (GRE), client's FIN, conn_reuse_mode=3, IPv6"
 gre_ipv6_half_closed() { half_closed "$gre6"; }
+case_is gre_ipv6_drained "TUN (GRE), still open, server drained, IPv6"
 gre_ipv6_drained() { drained_while_open "$gre6"; }
 
+case_is four_in_six_half_closed "TUN (IPv4 in IPv6), client's FIN, mode 3"
 four_in_six_half_closed() { half_closed "$four_in_six"; }
+case_is four_in_six_drained "TUN (IPv4 in IPv6), still open, server drained"
 four_in_six_drained() { drained_while_open "$four_in_six"; }
+case_is six_in_four_half_closed "TUN (IPv6 in IPv4), client's FIN, mode 3"
 six_in_four_half_closed() { half_closed "$six_in_four"; }
+case_is six_in_four_drained "TUN (IPv6 in IPv4), still open, server drained"
 six_in_four_drained() { drained_while_open "$six_in_four"; }
 
 ##############################################################################

@@ -28,23 +28,6 @@ nat6='[fd00:9::1]'
 masq=10.9.0.2
 dr=10.9.0.4
 
-cases="live_flood live_flood_ipv6 live_flood_masqueraded live_flood_dr
-	drained_flood drained_flood_dr drained_flood_masqueraded
-	reset_dropped reset_delivered reopened_flood"
-
-declare -A label_of=(
-	[live_flood]="SYN flood with a live flow's addresses"
-	[live_flood_ipv6]="SYN flood with a live flow's addresses, IPv6"
-	[live_flood_masqueraded]="SYN flood with a live flow's addresses, masqueraded"
-	[live_flood_dr]="SYN flood with a live flow's addresses, DR"
-	[drained_flood]="SYN flood, dropped by rp_filter; drained"
-	[drained_flood_dr]="SYN flood, dropped by rp_filter; drained, DR"
-	[drained_flood_masqueraded]="SYN flood, dropped by rp_filter; masqueraded"
-	[reset_dropped]="stray RST, then a SYN that a rule drops"
-	[reset_delivered]="stray RST, then a SYN"
-	[reopened_flood]="SYN flood that reopens flows"
-)
-
 ##############################################################################
 # The director
 
@@ -112,9 +95,13 @@ make_stranger()
 
 # The SYNs reach IPVS, which forwards them like the flow's other packets. The real server answers that
 # it has the connection already.
+case_is live_flood "SYN flood with a live flow's addresses"
 live_flood() { flood_at_live "$nat"; }
+case_is live_flood_ipv6 "SYN flood with a live flow's addresses, IPv6"
 live_flood_ipv6() { flood_at_live "$nat6"; }
+case_is live_flood_masqueraded "SYN flood with a live flow's addresses, masqueraded"
 live_flood_masqueraded() { flood_at_live "$masq"; }
+case_is live_flood_dr "SYN flood with a live flow's addresses, DR"
 live_flood_dr() { flood_at_live "$dr"; }
 
 flood_at_live()
@@ -128,8 +115,11 @@ flood_at_live()
 
 # The server is drained, and expire_nodest_conn is 1: IPVS would end the flow if a SYN reached it, but
 # rp_filter drops them all.
+case_is drained_flood "SYN flood, dropped by rp_filter; drained"
 drained_flood() { flood_is_filtered "$nat"; }
+case_is drained_flood_dr "SYN flood, dropped by rp_filter; drained, DR"
 drained_flood_dr() { flood_is_filtered "$dr"; }
+case_is drained_flood_masqueraded "SYN flood, dropped by rp_filter; masqueraded"
 drained_flood_masqueraded() { flood_is_filtered "$masq"; }
 
 flood_is_filtered()
@@ -155,6 +145,7 @@ weigh_all()
 
 # IPVS takes a RST with any sequence number for the end of the flow. A SYN after it ends the flow, if the
 # SYN reaches IPVS.
+case_is reset_dropped "stray RST, then a SYN that a rule drops"
 reset_dropped()
 {
 	settings 1 0
@@ -164,6 +155,7 @@ reset_dropped()
 	unseen
 }
 
+case_is reset_delivered "stray RST, then a SYN"
 reset_delivered()
 {
 	settings 1 0
@@ -260,6 +252,7 @@ is_counted()
 # the flow in CLOSE; the flood sends a FIN before each SYN, so IPVS reopens the flow. Meanwhile a client
 # opens connections. None of these may fail, the director may not keep more conntracks than there are
 # flows, and the kernel may not complain. In each half the client uses other ports.
+case_is reopened_flood "SYN flood that reopens flows"
 reopened_flood()
 {
 	local storm slab conntracks remembered served failed lost p99 flows reopened ports=200

@@ -47,15 +47,6 @@ node_port_local6='[fd00:0::1]:30081'
 address_of+=([pod]=10.2.1.2 [node]=${cluster%:*})
 address6_of+=([pod]='[fd00:2:1::2]' [node]="${cluster6%:*}")
 
-cases="cluster_rst cluster_drained cluster_rst_drained cluster_ipv6_rst cluster_ipv6_drained
-	node_rst node_drained node_ipv6_rst
-	pod_to_pod_rst pod_drained pod_to_itself_rst pod_to_itself_ipv6_rst
-	node_port_rst node_port_drained node_port_ipv6_rst
-	node_port_local_rst node_port_local_drained node_port_local_ipv6_rst
-	balancer_rst balancer_drained balancer_local_rst masquerade_all_rst"
-with_nft="cluster_rst cluster_drained cluster_ipv6_rst node_rst pod_to_itself_rst
-	node_port_rst node_port_local_rst balancer_rst balancer_local_rst masquerade_all_rst"
-
 ##############################################################################
 # The node
 
@@ -245,39 +236,7 @@ nft_rules()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[cluster_rst]="ClusterIP, masqueraded, server's RST"
-	[cluster_drained]="ClusterIP, masqueraded, drained while open"
-	[cluster_rst_drained]="ClusterIP, masqueraded, server's RST, drained"
-	[cluster_ipv6_rst]="ClusterIP, masqueraded, server's RST, IPv6"
-	[cluster_ipv6_drained]="ClusterIP, masqueraded, drained while open, IPv6"
-	[node_rst]="ClusterIP, from the node, server's RST"
-	[node_drained]="ClusterIP, from the node, drained while open"
-	[node_ipv6_rst]="ClusterIP, from the node, server's RST, IPv6"
-	[pod_to_pod_rst]="ClusterIP, pod to pod, server's RST"
-	[pod_drained]="ClusterIP, from a pod, drained while open"
-	[pod_to_itself_rst]="ClusterIP, pod to itself, server's RST"
-	[pod_to_itself_ipv6_rst]="ClusterIP, pod to itself, server's RST, IPv6"
-	[masquerade_all_rst]="ClusterIP, masqueradeAll, pod, server's RST"
-	[node_port_rst]="NodePort, masqueraded, server's RST"
-	[node_port_drained]="NodePort, masqueraded, drained while open"
-	[node_port_ipv6_rst]="NodePort, masqueraded, server's RST, IPv6"
-	[node_port_local_rst]="NodePort, Local, server's RST"
-	[node_port_local_drained]="NodePort, Local, drained while open"
-	[node_port_local_ipv6_rst]="NodePort, Local, server's RST, IPv6"
-	[balancer_rst]="LoadBalancer, masqueraded, server's RST"
-	[balancer_drained]="LoadBalancer, masqueraded, drained while open"
-	[balancer_local_rst]="LoadBalancer, Local, server's RST"
-)
-
-# All cases with nft come last, because replacing the rules takes time.
-for case in $with_nft; do
-	cases+=" nft_$case"
-	label_of[nft_$case]="${label_of[$case]} (nft)"
-	eval "nft_$case() { rules=nft $case; }"
-done
+# The cases
 
 # Each of these takes SERVICE SEEN: the client opens a connection to SERVICE and, after the first one
 # has ended, another from the same port. The pod must see it come from SEEN: an address; `node` or
@@ -341,32 +300,62 @@ is_seen_as()
 	[ "$seen_as" = "$expected" ] || fault "the pod had to see $expected, and saw ${seen_as:-nothing}"
 }
 
+case_is cluster_rst "ClusterIP, masqueraded, server's RST"
 cluster_rst() { server_rst "$cluster" node; }
+case_is cluster_drained "ClusterIP, masqueraded, drained while open"
 cluster_drained() { drained_while_open "$cluster" node; }
+case_is cluster_rst_drained "ClusterIP, masqueraded, server's RST, drained"
 cluster_rst_drained() { server_rst_drained "$cluster" node; }
+case_is cluster_ipv6_rst "ClusterIP, masqueraded, server's RST, IPv6"
 cluster_ipv6_rst() { server_rst "$cluster6" node6; }
+case_is cluster_ipv6_drained "ClusterIP, masqueraded, drained while open, IPv6"
 cluster_ipv6_drained() { drained_while_open "$cluster6" node6; }
 
+case_is node_rst "ClusterIP, from the node, server's RST"
 node_rst() { client_is=node server_rst "$cluster" node; }
+case_is node_drained "ClusterIP, from the node, drained while open"
 node_drained() { client_is=node drained_while_open "$cluster" node; }
+case_is node_ipv6_rst "ClusterIP, from the node, server's RST, IPv6"
 node_ipv6_rst() { client_is=node server_rst "$cluster6" node6; }
 
+case_is pod_to_pod_rst "ClusterIP, pod to pod, server's RST"
 pod_to_pod_rst() { client_is=pod server_rst "$pod2" 10.2.1.2; }
+case_is pod_drained "ClusterIP, from a pod, drained while open"
 pod_drained() { client_is=pod drained_while_open "$cluster" pod; }
+case_is pod_to_itself_rst "ClusterIP, pod to itself, server's RST"
 pod_to_itself_rst() { client_is=pod server_rst "$pod1" node; }
+case_is pod_to_itself_ipv6_rst "ClusterIP, pod to itself, server's RST, IPv6"
 pod_to_itself_ipv6_rst() { client_is=pod server_rst "$pod1_ipv6" node6; }
+case_is masquerade_all_rst "ClusterIP, masqueradeAll, pod, server's RST"
 masquerade_all_rst() { client_is=pod masquerade=all server_rst "$pod2" node; }
 
+case_is node_port_rst "NodePort, masqueraded, server's RST"
 node_port_rst() { server_rst "$node_port" node; }
+case_is node_port_drained "NodePort, masqueraded, drained while open"
 node_port_drained() { drained_while_open "$node_port" node; }
+case_is node_port_ipv6_rst "NodePort, masqueraded, server's RST, IPv6"
 node_port_ipv6_rst() { server_rst "$node_port6" node6; }
+case_is node_port_local_rst "NodePort, Local, server's RST"
 node_port_local_rst() { server_rst "$node_port_local" 10.0.0.2; }
+case_is node_port_local_drained "NodePort, Local, drained while open"
 node_port_local_drained() { drained_while_open "$node_port_local" 10.0.0.2; }
+case_is node_port_local_ipv6_rst "NodePort, Local, server's RST, IPv6"
 node_port_local_ipv6_rst() { server_rst "$node_port_local6" fd00::2; }
 
+case_is balancer_rst "LoadBalancer, masqueraded, server's RST"
 balancer_rst() { server_rst "$balancer" node; }
+case_is balancer_drained "LoadBalancer, masqueraded, drained while open"
 balancer_drained() { drained_while_open "$balancer" node; }
+case_is balancer_local_rst "LoadBalancer, Local, server's RST"
 balancer_local_rst() { server_rst "$balancer_local" 10.0.0.2; }
+
+# These cases run with the rules in nft, too. They come last, because replacing the rules takes time.
+with_nft="cluster_rst cluster_drained cluster_ipv6_rst node_rst pod_to_itself_rst
+	node_port_rst node_port_local_rst balancer_rst balancer_local_rst masquerade_all_rst"
+for case in $with_nft; do
+	case_is "nft_$case" "${label_of[$case]} (nft)"
+	eval "nft_$case() { rules=nft $case; }"
+done
 
 ##############################################################################
 

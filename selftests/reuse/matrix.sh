@@ -74,12 +74,6 @@ for conntrack in 1 0; do
 	done
 done
 
-# In the columns the ports are reused while IPVS has the entries. These checks reuse them later.
-declare -A label_of=(
-	[long_gone]="long after the entry has expired"
-	[just_expiring]="while the entries expire"
-)
-
 ##############################################################################
 # The director
 
@@ -527,7 +521,10 @@ begin_short_lived()
 	each_service then_to_rs2
 }
 
+# In the columns the ports are reused while IPVS has the entries; in these two cases later.
+
 # Without an entry no packet is lost, and none matches.
+case_is long_gone "long after the entry has expired"
 long_gone()
 {
 	local flow matched
@@ -549,6 +546,7 @@ long_gone()
 }
 
 # Some packets find the entry, and some do not.
+case_is just_expiring "while the entries expire"
 just_expiring()
 {
 	local flow there=0 gone=0
@@ -650,7 +648,7 @@ run_half()
 
 	run_columns
 	ipvsadm --set 10 0 0
-	for name in long_gone just_expiring; do
+	for name in $cases; do
 		is_chosen "$name" || continue
 		check "$name" "$half: ${label_of[$name]}"
 	done
@@ -669,7 +667,7 @@ skip_half()
 		done
 		[ "$half" != module ] || ktap_skip "$half: $(label), replays" "$1"
 	done
-	for name in long_gone just_expiring; do
+	for name in $cases; do
 		is_chosen "$name" || continue
 		ktap_skip "$half: ${label_of[$name]}" "$1"
 	done
@@ -677,7 +675,7 @@ skip_half()
 
 is_chosen() { [[ " $chosen " = *" $1 "* ]]; }
 
-everything="${columns[*]} ${!label_of[*]}"
+everything="${columns[*]}$cases"
 chosen=${*:-$everything}
 checks=0
 for name in $chosen; do

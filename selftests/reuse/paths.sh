@@ -30,16 +30,6 @@ marked6='[fd00:9::2]:80'
 routed=10.9.0.20:80
 routed6='[fd00:9::20]:80'
 
-cases="tc_mark tc_mark_ipv6 tc_conntrack tc_conntrack_ipv6 tc_conntrack_committed
-	routed_by_mark routed_by_mark_ipv6 strict_reverse_path
-	vrf vrf_ipv6 vrf_zone
-	bridge_plain bridge_plain_ipv6 bridge_physdev bridge_physdev_ipv6
-	vlan vlan_ipv6 macvlan macvlan_ipv6 ipvlan ipvlan_ipv6
-	ipsec_transport ipsec_transport_ipv6 ipsec_tunnel ipsec_tunnel_ipv6
-	generic_xdp generic_xdp_ipv6
-	tc_to_loopback tc_to_loopback_ipv6
-	seen_twice"
-
 ##############################################################################
 # The director
 
@@ -57,40 +47,7 @@ setup()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[tc_mark]="a service by a mark that tc sets"
-	[tc_mark_ipv6]="a service by a mark that tc sets, IPv6"
-	[tc_conntrack]="tc attaches the conntrack"
-	[tc_conntrack_ipv6]="tc attaches the conntrack, IPv6"
-	[tc_conntrack_committed]="tc attaches and commits the conntrack"
-	[routed_by_mark]="routed to the director by a mark"
-	[routed_by_mark_ipv6]="routed to the director by a mark, IPv6"
-	[strict_reverse_path]="strict rp_filter"
-	[vrf]="through a VRF"
-	[vrf_ipv6]="through a VRF, IPv6"
-	[vrf_zone]="through a VRF, conntrack zone"
-	[bridge_plain]="on a bridge without netfilter"
-	[bridge_plain_ipv6]="on a bridge without netfilter, IPv6"
-	[bridge_physdev]="on a bridge, physdev rules"
-	[bridge_physdev_ipv6]="on a bridge, physdev rules, IPv6"
-	[vlan]="through a VLAN"
-	[vlan_ipv6]="through a VLAN, IPv6"
-	[macvlan]="through a macvlan"
-	[macvlan_ipv6]="through a macvlan, IPv6"
-	[ipvlan]="through an ipvlan"
-	[ipvlan_ipv6]="through an ipvlan, IPv6"
-	[ipsec_transport]="IPsec, transport mode"
-	[ipsec_transport_ipv6]="IPsec, transport mode, IPv6"
-	[ipsec_tunnel]="IPsec, tunnel mode"
-	[ipsec_tunnel_ipv6]="IPsec, tunnel mode, IPv6"
-	[generic_xdp]="a generic XDP program"
-	[generic_xdp_ipv6]="a generic XDP program, IPv6"
-	[tc_to_loopback]="tc redirects to the loopback device"
-	[tc_to_loopback_ipv6]="tc redirects to the loopback device, IPv6"
-	[seen_twice]="counters and captures see a replayed packet twice"
-)
+# The cases
 
 # saved SERVICE: the second connection's first packet, after the server's RST.
 saved()
@@ -145,15 +102,20 @@ on_ingress()
 	tc qdisc delete dev client clsact
 }
 
+case_is tc_mark "a service by a mark that tc sets"
 tc_mark() { on_ingress "passes 'meta mark 5' saved $marked" matchall action skbedit mark 5; }
+case_is tc_mark_ipv6 "a service by a mark that tc sets, IPv6"
 tc_mark_ipv6() { on_ingress "passes 'meta mark 5' saved $marked6" matchall action skbedit mark 5; }
 
+case_is tc_conntrack "tc attaches the conntrack"
 tc_conntrack() { on_ingress "saved $nat" protocol ip matchall action ct; }
+case_is tc_conntrack_ipv6 "tc attaches the conntrack, IPv6"
 tc_conntrack_ipv6() { on_ingress "saved $nat6" protocol ipv6 matchall action ct; }
 
 # Every SYN has a confirmed conntrack when it comes to IPVS: one that is replayed has a new one. A
 # patched IPVS has no entry any more that it could belong to; the stock one has, and drops the SYN.
 # The module does not replay it once more.
+case_is tc_conntrack_committed "tc attaches and commits the conntrack"
 tc_conntrack_committed()
 {
 	local outcome_with_module=lost
@@ -164,7 +126,9 @@ tc_conntrack_committed()
 	[ "$plain" != stock ] || counts "matched 2, replayed_tcp_closed 1, left_untracked 1"
 }
 
+case_is routed_by_mark "routed to the director by a mark"
 routed_by_mark() { by_mark "ip daddr ${routed%:*}" saved "$routed"; }
+case_is routed_by_mark_ipv6 "routed to the director by a mark, IPv6"
 routed_by_mark_ipv6() { by_mark "ip6 daddr fd00:9::20" saved "$routed6"; }
 
 by_mark()
@@ -191,6 +155,7 @@ by_mark()
 	ip -6 route flush table 100
 }
 
+case_is strict_reverse_path "strict rp_filter"
 strict_reverse_path()
 {
 	echo 1 >/proc/sys/net/ipv4/conf/client/rp_filter
@@ -198,10 +163,13 @@ strict_reverse_path()
 	echo 0 >/proc/sys/net/ipv4/conf/client/rp_filter
 }
 
+case_is vrf "through a VRF"
 vrf() { in_vrf passes 'iifname red' saved "$nat"; }
+case_is vrf_ipv6 "through a VRF, IPv6"
 vrf_ipv6() { in_vrf passes 'iifname red' saved "$nat6"; }
 
 # The zone is chosen by the device in the VRF, which the packet would not pass again.
+case_is vrf_zone "through a VRF, conntrack zone"
 vrf_zone()
 {
 	nft -f - <<-END || fault "cannot load the rules"
@@ -218,7 +186,9 @@ vrf_zone()
 	leaves vrf_zone
 }
 
+case_is bridge_plain "on a bridge without netfilter"
 bridge_plain() { on_bridge 0 passes 'iifname front' saved "$nat"; }
+case_is bridge_plain_ipv6 "on a bridge without netfilter, IPv6"
 bridge_plain_ipv6() { on_bridge 0 passes 'iifname front' saved "$nat6"; }
 
 # on_bridge NETFILTER COMMAND...
@@ -235,7 +205,9 @@ on_bridge()
 
 # As on a node whose pods are on a bridge. The physical device is still known when a packet comes
 # again: its mark is gone, and is set again by PREROUTING.
+case_is bridge_physdev "on a bridge, physdev rules"
 bridge_physdev() { on_bridge 1 with_physdev iptables saved "$nat"; }
+case_is bridge_physdev_ipv6 "on a bridge, physdev rules, IPv6"
 bridge_physdev_ipv6() { on_bridge 1 with_physdev ip6tables saved "$nat6"; }
 
 # with_physdev IPTABLES COMMAND...
@@ -270,7 +242,9 @@ in_front()
 	ip -n "$client" neigh flush dev director
 }
 
+case_is vlan "through a VLAN"
 vlan() { on_vlan saved "$nat"; }
+case_is vlan_ipv6 "through a VLAN, IPv6"
 vlan_ipv6() { on_vlan saved "$nat6"; }
 
 on_vlan()
@@ -301,7 +275,9 @@ clients_addresses()
 	END
 }
 
+case_is macvlan "through a macvlan"
 macvlan() { on_macvlan saved "$nat"; }
+case_is macvlan_ipv6 "through a macvlan, IPv6"
 macvlan_ipv6() { on_macvlan saved "$nat6"; }
 
 # The link below must not answer for its address.
@@ -313,7 +289,9 @@ on_macvlan()
 	echo 0 >/proc/sys/net/ipv4/conf/client/arp_ignore
 }
 
+case_is ipvlan "through an ipvlan"
 ipvlan() { on_ipvlan saved "$nat"; }
+case_is ipvlan_ipv6 "through an ipvlan, IPv6"
 ipvlan_ipv6() { on_ipvlan saved "$nat6"; }
 
 # Its packets are those to its own addresses.
@@ -328,9 +306,13 @@ on_ipvlan()
 }
 
 # With a rule that lets nothing pass but what came by IPsec. Replies are not encrypted.
+case_is ipsec_transport "IPsec, transport mode"
 ipsec_transport() { by_ipsec transport 10.0.0.2 10.9.0.1 10.9.0.1 saved "$nat"; }
+case_is ipsec_transport_ipv6 "IPsec, transport mode, IPv6"
 ipsec_transport_ipv6() { by_ipsec transport fd00:0::2 fd00:9::1 fd00:9::1 saved "$nat6"; }
+case_is ipsec_tunnel "IPsec, tunnel mode"
 ipsec_tunnel() { by_ipsec tunnel 10.0.0.2 10.9.0.1 10.0.0.1 saved "$nat"; }
+case_is ipsec_tunnel_ipv6 "IPsec, tunnel mode, IPv6"
 ipsec_tunnel_ipv6() { by_ipsec tunnel fd00:0::2 fd00:9::1 fd00:0::1 saved "$nat6"; }
 
 # by_ipsec MODE CLIENT SERVICE DIRECTOR COMMAND...: to the SERVICE by way of DIRECTOR.
@@ -352,7 +334,9 @@ by_ipsec()
 	ip xfrm state flush
 }
 
+case_is generic_xdp "a generic XDP program"
 generic_xdp() { with_xdp saved "$nat"; }
+case_is generic_xdp_ipv6 "a generic XDP program, IPv6"
 generic_xdp_ipv6() { with_xdp saved "$nat6"; }
 
 with_xdp()
@@ -366,7 +350,9 @@ with_xdp()
 	ip link set dev client xdpgeneric off
 }
 
+case_is tc_to_loopback "tc redirects to the loopback device"
 tc_to_loopback() { to_loopback ip "$nat"; }
+case_is tc_to_loopback_ipv6 "tc redirects to the loopback device, IPv6"
 tc_to_loopback_ipv6() { to_loopback ipv6 "$nat6"; }
 
 # to_loopback PROTOCOL SERVICE
@@ -379,6 +365,7 @@ to_loopback()
 }
 
 # A packet that is replayed is received once by the device, and twice by tc, packet sockets, and IP.
+case_is seen_twice "counters and captures see a replayed packet twice"
 seen_twice()
 {
 	local line

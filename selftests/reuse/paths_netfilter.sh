@@ -33,16 +33,6 @@ address_of+=([options]=10.0.0.2 [fast_open]=10.0.0.2 [marked]=10.2.1.1 [in_vrf]=
 address6_of+=([options]='[fd00:0::2]' [fast_open]='[fd00:0::2]' [marked]='[fd00:2:1::1]'
 	[in_vrf]='[fd00:2:1::1]')
 
-cases="options_rst hop_by_hop_rst_ipv6 fast_open_rst fast_open_rst_ipv6
-	udp_fragments_server_deleted
-	queue_prerouting queue_prerouting_ipv6 queue_input queue_input_ipv6 queue_output queue_output_ipv6
-	tproxy_rst tproxy_rst_ipv6
-	local_server_rst local_server_rst_ipv6
-	icmp_error_rst
-	output_marked output_marked_ipv6 output_own_mark output_own_mark_ipv6 output_own_mark_changed
-	output_vrf output_vrf_ipv6
-	counted_on_output counted_on_output_ipv6"
-
 ##############################################################################
 # The director
 
@@ -81,35 +71,7 @@ start_server_here()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[options_rst]="IPv4 options, server's RST"
-	[hop_by_hop_rst_ipv6]="IPv6 hop-by-hop header, server's RST"
-	[fast_open_rst]="SYN with data, server's RST"
-	[fast_open_rst_ipv6]="SYN with data, server's RST, IPv6"
-	[udp_fragments_server_deleted]="UDP in three fragments, server deleted"
-	[queue_prerouting]="a queue in PRE_ROUTING"
-	[queue_prerouting_ipv6]="a queue in PRE_ROUTING, IPv6"
-	[queue_input]="a queue in INPUT"
-	[queue_input_ipv6]="a queue in INPUT, IPv6"
-	[queue_output]="a queue in OUTPUT, client on the director"
-	[queue_output_ipv6]="a queue in OUTPUT, client on the director, IPv6"
-	[tproxy_rst]="TPROXY gives the packets a socket"
-	[tproxy_rst_ipv6]="TPROXY gives the packets a socket, IPv6"
-	[local_server_rst]="a real server on the director"
-	[local_server_rst_ipv6]="a real server on the director, IPv6"
-	[icmp_error_rst]="an ICMP error comes first, schedule_icmp=1"
-	[output_marked]="client on the director, a rule sets a mark"
-	[output_marked_ipv6]="client on the director, a rule sets a mark, IPv6"
-	[output_own_mark]="client on the director, the socket's own mark"
-	[output_own_mark_ipv6]="client on the director, the socket's own mark, IPv6"
-	[output_own_mark_changed]="client on the director, a rule clears the mark"
-	[output_vrf]="client on the director, in a VRF"
-	[output_vrf_ipv6]="client on the director, in a VRF, IPv6"
-	[counted_on_output]="client on the director, counters"
-	[counted_on_output_ipv6]="client on the director, counters, IPv6"
-)
+# The cases
 
 # saved SERVICE [ARGUMENTS...]: the second connection's first packet, after the server's RST.
 saved()
@@ -162,10 +124,14 @@ with_rule()
 
 passed() { [[ ! $(nft list table inet path 2>&1) =~ packets\ ([0-9]+) ]] || echo "${BASH_REMATCH[1]}"; }
 
+case_is options_rst "IPv4 options, server's RST"
 options_rst() { client_is=options left "$nat" options; }
+case_is hop_by_hop_rst_ipv6 "IPv6 hop-by-hop header, server's RST"
 hop_by_hop_rst_ipv6() { client_is=options left "$nat6" options; }
 
+case_is fast_open_rst "SYN with data, server's RST"
 fast_open_rst() { fast_open "$nat"; }
+case_is fast_open_rst_ipv6 "SYN with data, server's RST, IPv6"
 fast_open_rst_ipv6() { fast_open "$nat6"; }
 
 fast_open()
@@ -184,6 +150,7 @@ fast_open()
 	((BASH_REMATCH[1] >= 2)) || fault "the SYNs had no data"
 }
 
+case_is udp_fragments_server_deleted "UDP in three fragments, server deleted"
 udp_fragments_server_deleted()
 {
 	settings 1 0
@@ -215,13 +182,19 @@ fragments_seen()
 	((seen >= $1)) || fault "expected $1 fragments, $seen came"
 }
 
+case_is queue_prerouting "a queue in PRE_ROUTING"
 queue_prerouting() { queue prerouting mangle "$to_service" saved "$nat"; }
+case_is queue_prerouting_ipv6 "a queue in PRE_ROUTING, IPv6"
 queue_prerouting_ipv6() { queue prerouting mangle "$to_service6" saved "$nat6"; }
+case_is queue_input "a queue in INPUT"
 queue_input() { queue input filter "$to_service" saved "$nat"; }
+case_is queue_input_ipv6 "a queue in INPUT, IPv6"
 queue_input_ipv6() { queue input filter "$to_service6" saved "$nat6"; }
 
 # Its verdicts come in process context.
+case_is queue_output "a queue in OUTPUT, client on the director"
 queue_output() { client_is=director queue output mangle "$to_service" saved "$nat"; }
+case_is queue_output_ipv6 "a queue in OUTPUT, client on the director, IPv6"
 queue_output_ipv6() { client_is=director queue output mangle "$to_service6" saved "$nat6"; }
 
 # queue HOOK PRIORITY MATCH COMMAND...
@@ -234,7 +207,9 @@ queue()
 }
 
 # IPVS has the packets all the same.
+case_is tproxy_rst "TPROXY gives the packets a socket"
 tproxy_rst() { with_tproxy "$nat" "ip daddr 10.9.0.1" "tproxy ip to 10.0.0.1:8080" TCP4 10.0.0.1; }
+case_is tproxy_rst_ipv6 "TPROXY gives the packets a socket, IPv6"
 tproxy_rst_ipv6()
 {
 	with_tproxy "$nat6" "ip6 daddr fd00:9::1" "tproxy ip6 to [fd00:0::1]:8080" TCP6 "[fd00:0::1]"
@@ -263,7 +238,9 @@ with_tproxy()
 
 listens() { [ -n "$(ss -Hltn "sport = $1")" ]; }
 
+case_is local_server_rst "a real server on the director"
 local_server_rst() { to_and_from_director "$own" 10.0.0.1; }
+case_is local_server_rst_ipv6 "a real server on the director, IPv6"
 local_server_rst_ipv6() { to_and_from_director "$own6" '[fd00:0::1]'; }
 
 # to_and_from_director SERVICE ADDRESS: the second connection goes there, and another time away.
@@ -294,6 +271,7 @@ weights()
 	ipvsadm -e -t "$1" -r "$2:80" -m -w "$4"
 }
 
+case_is icmp_error_rst "an ICMP error comes first, schedule_icmp=1"
 icmp_error_rst()
 {
 	local line
@@ -333,8 +311,11 @@ settled_and_error()
 error_is_seen() { [[ $(nft list table ip errors) = *"packets 1 "* ]]; }
 
 # The mark may be the old connection's, and has chosen the route: that cannot be done again.
+case_is output_marked "client on the director, a rule sets a mark"
 output_marked() { client_is=director marked_by_rule "$nat" "$to_service" 9; }
+case_is output_marked_ipv6 "client on the director, a rule sets a mark, IPv6"
 output_marked_ipv6() { client_is=director marked_by_rule "$nat6" "$to_service6" 9; }
+case_is output_own_mark_changed "client on the director, a rule clears the mark"
 output_own_mark_changed() { client_is=marked marked_by_rule "$nat" "$to_service" 0; }
 
 # marked_by_rule SERVICE MATCH MARK
@@ -343,9 +324,10 @@ marked_by_rule()
 	with_rule output mangle "$2 counter meta mark set $3" left "$1" marked
 }
 
+case_is output_own_mark "client on the director, the socket's own mark"
 output_own_mark() { client_is=marked has_own_mark "$nat" "$to_service"; }
+case_is output_own_mark_ipv6 "client on the director, the socket's own mark, IPv6"
 output_own_mark_ipv6() { client_is=marked has_own_mark "$nat6" "$to_service6"; }
-
 
 # has_own_mark SERVICE MATCH
 has_own_mark()
@@ -353,7 +335,9 @@ has_own_mark()
 	with_rule output mangle "$2 meta mark 9 counter" saved "$1"
 }
 
+case_is output_vrf "client on the director, in a VRF"
 output_vrf() { in_vrf "$nat"; }
+case_is output_vrf_ipv6 "client on the director, in a VRF, IPv6"
 output_vrf_ipv6() { in_vrf "$nat6"; }
 
 # The real servers' replies have to come by the VRF, too.
@@ -383,6 +367,7 @@ in_vrf()
 }
 
 # On output, IPv4 counts a replayed packet twice, IPv6 and TCP count it once.
+case_is counted_on_output "client on the director, counters"
 counted_on_output()
 {
 	local compared=(IpOutRequests TcpOutSegs TcpRetransSegs) twice=0
@@ -391,6 +376,7 @@ counted_on_output()
 	compares "$nat"
 }
 
+case_is counted_on_output_ipv6 "client on the director, counters, IPv6"
 counted_on_output_ipv6()
 {
 	local compared=(Ip6OutRequests TcpOutSegs TcpRetransSegs Icmp6OutMsgs) twice=0

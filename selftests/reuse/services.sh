@@ -44,23 +44,6 @@ sip=10.9.0.8:5060
 
 address_of+=([neighbour]=10.0.0.3)
 
-cases="deleted_open deleted_closed deleted_then_expiring deleted_then_expiring_ipv6
-	deleted_then_expiring_closed deleted_then_expiring_mode_0
-	deleted_and_back deleted_and_back_open
-	all_drained all_deleted
-	last_service_back last_service_gone
-	sctp_deleted_then_expiring udp_deleted_ipv6
-	ftp_control_alone ftp_control_rst ftp_control_rst_ipv6
-	ftp_control_drained ftp_control_gone ftp_data_rst ftp_data_drained ftp_data_drained_helper
-	pers_rst_ipv6 pers_rst_drained pers_drained pers_drained_quiescent
-	pers_rst_drained_quiescent pers_deleted_then_expiring
-	wide_drained_quiescent wide_neighbour_drained_quiescent
-	mark_rst mark_rst_ipv6 mark_drained mark_persistent_drained
-	one_packet_deleted sip_call_id sip_deleted every_scheduler
-	backup_only_ignores backup_only_alone backup_daemon tunneled_not_ignored
-	sloppy_tcp_rst sloppy_sctp_abort drop_entry_rst drop_packet_drops secure_tcp_rst"
-checks_of_the_module="loaded_between unloaded_between reloaded_between namespace_goes"
-
 ##############################################################################
 # The director
 
@@ -138,61 +121,12 @@ restore_ipv6_services()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[deleted_open]="still open, server deleted, expire_nodest_conn=0"
-	[deleted_closed]="server's RST, then deleted, expire_nodest_conn=0"
-	[deleted_then_expiring]="still open, deleted, then expire_nodest_conn=1"
-	[deleted_then_expiring_ipv6]="still open, deleted, then expire_nodest_conn=1, IPv6"
-	[deleted_then_expiring_closed]="server's RST, deleted, then expire_nodest_conn=1"
-	[deleted_then_expiring_mode_0]="server's RST, deleted, then expiry, conn_reuse_mode=0"
-	[deleted_and_back]="server's RST, server deleted and added again"
-	[deleted_and_back_open]="a live flow stays, server deleted and added again"
-	[all_drained]="still open, all servers drained"
-	[all_deleted]="server's RST, all servers deleted"
-	[last_service_back]="still open, IPv6's services removed, back, drained"
-	[last_service_gone]="server's RST, IPv6's services removed"
-	[sctp_deleted_then_expiring]="SCTP, server deleted, then expire_nodest_conn=1"
-	[udp_deleted_ipv6]="UDP, server deleted, IPv6"
-	[ftp_control_alone]="FTP, server's RST"
-	[ftp_control_rst]="FTP, server's RST, data expected"
-	[ftp_control_rst_ipv6]="FTP, server's RST, data expected, IPv6"
-	[ftp_control_drained]="FTP, still open, data expected, server drained"
-	[ftp_control_gone]="FTP, server's RST, data expected, server deleted"
-	[ftp_data_rst]="FTP data, server's RST"
-	[ftp_data_drained]="FTP data, still open, server drained"
-	[ftp_data_drained_helper]="FTP data, still open, drained, conntrack helper"
-	[pers_rst_ipv6]="persistent, server's RST, IPv6"
-	[pers_rst_drained]="persistent, server's RST, drained, no expiry"
-	[pers_drained]="persistent, still open, drained"
-	[pers_drained_quiescent]="persistent, still open, drained, quiescent expiry"
-	[pers_rst_drained_quiescent]="persistent, server's RST, drained, quiescent expiry"
-	[pers_deleted_then_expiring]="persistent, still open, deleted, then expiry"
-	[wide_drained_quiescent]="persistent, all ports, drained, quiescent expiry"
-	[wide_neighbour_drained_quiescent]="persistent for a network, drained, quiescent expiry"
-	[mark_rst]="by firewall mark, server's RST"
-	[mark_rst_ipv6]="by firewall mark, server's RST, IPv6"
-	[mark_drained]="by firewall mark, still open, drained"
-	[mark_persistent_drained]="by mark, persistent, drained, quiescent expiry"
-	[one_packet_deleted]="one-packet scheduling, UDP, server deleted"
-	[sip_call_id]="SIP, a Call-ID keeps its server"
-	[sip_deleted]="SIP, server deleted"
-	[every_scheduler]="server's RST, every scheduler"
-	[backup_only_ignores]="backup director, backup_only=1"
-	[backup_only_alone]="server's RST, backup_only=1 without the daemon"
-	[backup_daemon]="server's RST, backup daemon, backup_only=0"
-	[tunneled_not_ignored]="server's RST, by a tunnel, ignore_tunneled=1"
-	[sloppy_tcp_rst]="server's RST, sloppy_tcp=1"
-	[sloppy_sctp_abort]="SCTP, server's ABORT, sloppy_sctp=1"
-	[drop_entry_rst]="server's RST, drop_entry=3"
-	[drop_packet_drops]="server's RST, drop_packet=3 drops all new flows"
-	[secure_tcp_rst]="server's RST, secure_tcp=3"
-)
+# The cases
 
 # Deleted real servers and services.
 
 # IPVS drops every packet of the flow, on purpose.
+case_is deleted_open "still open, server deleted, expire_nodest_conn=0"
 deleted_open()
 {
 	settings 1 0
@@ -202,6 +136,7 @@ deleted_open()
 	leaves unavailable
 }
 
+case_is deleted_closed "server's RST, then deleted, expire_nodest_conn=0"
 deleted_closed()
 {
 	settings 1 0
@@ -218,6 +153,7 @@ closed_then_deleted()
 	remove -t "$nat"
 }
 
+case_is deleted_then_expiring "still open, deleted, then expire_nodest_conn=1"
 deleted_then_expiring()
 {
 	settings 1 0
@@ -236,6 +172,7 @@ deleted_expiring()
 	sysctl_set ipv4/vs/expire_nodest_conn 1
 }
 
+case_is deleted_then_expiring_ipv6 "still open, deleted, then expire_nodest_conn=1, IPv6"
 deleted_then_expiring_ipv6()
 {
 	settings 1 0
@@ -246,6 +183,7 @@ deleted_then_expiring_ipv6()
 	replays tcp_gone
 }
 
+case_is deleted_then_expiring_closed "server's RST, deleted, then expire_nodest_conn=1"
 deleted_then_expiring_closed()
 {
 	settings 1 0
@@ -256,6 +194,7 @@ deleted_then_expiring_closed()
 	replays tcp_closed
 }
 
+case_is deleted_then_expiring_mode_0 "server's RST, deleted, then expiry, conn_reuse_mode=0"
 deleted_then_expiring_mode_0()
 {
 	settings 0 0
@@ -273,6 +212,7 @@ closed_then_deleted_expiring()
 }
 
 # IPVS takes the same `struct ip_vs_dest` out of its trash again, and the old entries refer to it.
+case_is deleted_and_back "server's RST, server deleted and added again"
 deleted_and_back()
 {
 	settings 1 0
@@ -287,6 +227,7 @@ closed_then_back()
 	restore -t "$nat"
 }
 
+case_is deleted_and_back_open "a live flow stays, server deleted and added again"
 deleted_and_back_open()
 {
 	settings 1 0
@@ -304,6 +245,7 @@ removed_and_restored()
 }
 
 # With no server left the client gets an error, on the stock kernel a second late.
+case_is all_drained "still open, all servers drained"
 all_drained()
 {
 	settings 1 1
@@ -313,6 +255,7 @@ all_drained()
 	replays tcp_drained
 }
 
+case_is all_deleted "server's RST, all servers deleted"
 all_deleted()
 {
 	settings 1 0
@@ -329,6 +272,7 @@ closed_then_all_deleted()
 }
 
 # IPVS unregisters its hooks with the last service of a family.
+case_is last_service_back "still open, IPv6's services removed, back, drained"
 last_service_back()
 {
 	settings 1 0
@@ -348,6 +292,7 @@ ipv6_removed_and_back()
 }
 
 # The director itself refuses the connection.
+case_is last_service_gone "server's RST, IPv6's services removed"
 last_service_gone()
 {
 	settings 1 0
@@ -363,6 +308,7 @@ ipv6_removed()
 	remove_ipv6_services
 }
 
+case_is sctp_deleted_then_expiring "SCTP, server deleted, then expire_nodest_conn=1"
 sctp_deleted_then_expiring()
 {
 	settings 0 0
@@ -373,6 +319,7 @@ sctp_deleted_then_expiring()
 	replays sctp_gone
 }
 
+case_is udp_deleted_ipv6 "UDP, server deleted, IPv6"
 udp_deleted_ipv6()
 {
 	settings 1 0
@@ -385,6 +332,7 @@ udp_deleted_ipv6()
 
 # FTP. The entry of an expected data connection depends on the control connection's.
 
+case_is ftp_control_alone "FTP, server's RST"
 ftp_control_alone()
 {
 	settings 1 0
@@ -395,6 +343,7 @@ ftp_control_alone()
 }
 
 # IPVS keeps an entry that others depend on, and its conntrack.
+case_is ftp_control_rst "FTP, server's RST, data expected"
 ftp_control_rst()
 {
 	settings 1 0
@@ -404,6 +353,7 @@ ftp_control_rst()
 	leaves controlling
 }
 
+case_is ftp_control_rst_ipv6 "FTP, server's RST, data expected, IPv6"
 ftp_control_rst_ipv6()
 {
 	settings 1 0
@@ -415,6 +365,7 @@ ftp_control_rst_ipv6()
 
 # If the server is drained, IPVS drops the packet but cannot expire the entry, so it drops packet
 # after packet until the data connection's entry is gone. The module leaves them all to IPVS.
+case_is ftp_control_drained "FTP, still open, data expected, server drained"
 ftp_control_drained()
 {
 	settings 1 1
@@ -425,6 +376,7 @@ ftp_control_drained()
 }
 
 # The same with a server that is deleted.
+case_is ftp_control_gone "FTP, server's RST, data expected, server deleted"
 ftp_control_gone()
 {
 	settings 1 0
@@ -449,6 +401,7 @@ expect_data()
 }
 
 # IPVS never gives up a closed entry that depends on another one.
+case_is ftp_data_rst "FTP data, server's RST"
 ftp_data_rst()
 {
 	settings 1 0
@@ -461,6 +414,7 @@ ftp_data_rst()
 
 # It does if the server is drained; but there is no control connection that expects a second data
 # connection.
+case_is ftp_data_drained "FTP data, still open, server drained"
 ftp_data_drained()
 {
 	settings 1 1
@@ -472,6 +426,7 @@ ftp_data_drained()
 }
 
 # The same where conntrack's helper has expected the data connection, too.
+case_is ftp_data_drained_helper "FTP data, still open, drained, conntrack helper"
 ftp_data_drained_helper()
 {
 	settings 1 1
@@ -498,6 +453,7 @@ ftp_data_drained_helper()
 # If the server is drained it does, and the template leads back to that server unless
 # expire_quiescent_template is set.
 
+case_is pers_rst_ipv6 "persistent, server's RST, IPv6"
 pers_rst_ipv6()
 {
 	settings 1 0
@@ -507,6 +463,7 @@ pers_rst_ipv6()
 	leaves in_use
 }
 
+case_is pers_rst_drained "persistent, server's RST, drained, no expiry"
 pers_rst_drained()
 {
 	settings 1 0
@@ -534,6 +491,7 @@ persistent_then_drained()
 # The new entry leads back to the drained server, which answers the SYN as part of the old connection.
 # The client resets that and sends the SYN again: at once if it has sent it only once, else a second
 # later. conntrack reopens the flow after the client's RST, so there is nothing to replay then.
+case_is pers_drained "persistent, still open, drained"
 pers_drained()
 {
 	settings 1 1
@@ -548,6 +506,7 @@ pers_drained()
 	replays tcp_drained
 }
 
+case_is pers_drained_quiescent "persistent, still open, drained, quiescent expiry"
 pers_drained_quiescent()
 {
 	settings 1 1
@@ -558,6 +517,7 @@ pers_drained_quiescent()
 	replays tcp_drained
 }
 
+case_is pers_rst_drained_quiescent "persistent, server's RST, drained, quiescent expiry"
 pers_rst_drained_quiescent()
 {
 	settings 1 1
@@ -568,6 +528,7 @@ pers_rst_drained_quiescent()
 	replays tcp_drained
 }
 
+case_is pers_deleted_then_expiring "persistent, still open, deleted, then expiry"
 pers_deleted_then_expiring()
 {
 	settings 1 0
@@ -579,6 +540,7 @@ pers_deleted_then_expiring()
 }
 
 # A connection to another port follows to the new server.
+case_is wide_drained_quiescent "persistent, all ports, drained, quiescent expiry"
 wide_drained_quiescent()
 {
 	local server
@@ -595,6 +557,7 @@ wide_drained_quiescent()
 }
 
 # Another client of the same network has the same server, and follows to the new one, too.
+case_is wide_neighbour_drained_quiescent "persistent for a network, drained, quiescent expiry"
 wide_neighbour_drained_quiescent()
 {
 	local server
@@ -618,6 +581,7 @@ wide_neighbour_drained_quiescent()
 
 # Firewall marks. Rules set the mark again when the packet is replayed.
 
+case_is mark_rst "by firewall mark, server's RST"
 mark_rst()
 {
 	settings 1 0
@@ -627,6 +591,7 @@ mark_rst()
 	replays tcp_closed
 }
 
+case_is mark_rst_ipv6 "by firewall mark, server's RST, IPv6"
 mark_rst_ipv6()
 {
 	settings 1 0
@@ -636,6 +601,7 @@ mark_rst_ipv6()
 	replays tcp_closed
 }
 
+case_is mark_drained "by firewall mark, still open, drained"
 mark_drained()
 {
 	settings 1 1
@@ -646,6 +612,7 @@ mark_drained()
 	replays tcp_drained
 }
 
+case_is mark_persistent_drained "by mark, persistent, drained, quiescent expiry"
 mark_persistent_drained()
 {
 	settings 1 1
@@ -658,6 +625,7 @@ mark_persistent_drained()
 
 # UDP. One-packet scheduling leaves no entry.
 
+case_is one_packet_deleted "one-packet scheduling, UDP, server deleted"
 one_packet_deleted()
 {
 	settings 1 0
@@ -668,6 +636,7 @@ one_packet_deleted()
 	unseen
 }
 
+case_is sip_call_id "SIP, a Call-ID keeps its server"
 sip_call_id()
 {
 	local server
@@ -685,6 +654,7 @@ sip_call_id()
 	unseen
 }
 
+case_is sip_deleted "SIP, server deleted"
 sip_deleted()
 {
 	settings 1 0
@@ -699,6 +669,7 @@ sip_deleted()
 sip_reconnect() { reconnect "$sip" "$1" --proto udp --end hold --call-id "$2@client"; }
 
 # With some schedulers a client, or a service, always has the same server.
+case_is every_scheduler "server's RST, every scheduler"
 every_scheduler()
 {
 	local each all=$schedulers tried=0 lost=0 known
@@ -737,6 +708,7 @@ with()
 
 # With backup_only IPVS on a backup director ignores packets, and the director itself refuses the
 # connection.
+case_is backup_only_ignores "backup director, backup_only=1"
 backup_only_ignores()
 {
 	settings 1 0
@@ -760,6 +732,7 @@ start_backup()
 }
 
 # Neither the setting nor the daemon has this effect alone.
+case_is backup_only_alone "server's RST, backup_only=1 without the daemon"
 backup_only_alone()
 {
 	settings 1 0
@@ -769,6 +742,7 @@ backup_only_alone()
 	replays tcp_closed
 }
 
+case_is backup_daemon "server's RST, backup daemon, backup_only=0"
 backup_daemon()
 {
 	settings 1 0
@@ -781,6 +755,7 @@ backup_daemon()
 }
 
 # The tunnel device clears skb->ipvs_property, by which IPVS would recognize a tunneled packet.
+case_is tunneled_not_ignored "server's RST, by a tunnel, ignore_tunneled=1"
 tunneled_not_ignored()
 {
 	settings 1 0
@@ -811,6 +786,7 @@ by_tunnel()
 # These settings affect flows without an entry, live flows, or new flows, but not a flow that a client
 # opens again.
 
+case_is sloppy_tcp_rst "server's RST, sloppy_tcp=1"
 sloppy_tcp_rst()
 {
 	settings 1 0
@@ -820,6 +796,7 @@ sloppy_tcp_rst()
 	replays tcp_closed
 }
 
+case_is sloppy_sctp_abort "SCTP, server's ABORT, sloppy_sctp=1"
 sloppy_sctp_abort()
 {
 	settings 1 0
@@ -829,6 +806,7 @@ sloppy_sctp_abort()
 	replays sctp_closed
 }
 
+case_is drop_entry_rst "server's RST, drop_entry=3"
 drop_entry_rst()
 {
 	settings 1 0
@@ -838,6 +816,7 @@ drop_entry_rst()
 	replays tcp_closed
 }
 
+case_is secure_tcp_rst "server's RST, secure_tcp=3"
 secure_tcp_rst()
 {
 	settings 1 0
@@ -848,6 +827,7 @@ secure_tcp_rst()
 }
 
 # IPVS drops every new flow, and so also the replayed packet.
+case_is drop_packet_drops "server's RST, drop_packet=3 drops all new flows"
 drop_packet_drops()
 {
 	settings 1 0
@@ -866,14 +846,8 @@ closed_then_dropping()
 ##############################################################################
 # The module as such
 
-label_of_check=(
-	[loaded_between]="server's RST, insmod, then the port is reused"
-	[unloaded_between]="server's RST, rmmod, then the port is reused"
-	[reloaded_between]="server's RST, rmmod, insmod, then the port is reused"
-	[namespace_goes]="a namespace with entries is deleted and leaves nothing behind"
-)
-
 # The counters start at 0 with each insmod.
+module_case_is loaded_between "server's RST, insmod, then the port is reused"
 loaded_between()
 {
 	settings 1 0
@@ -891,6 +865,7 @@ inserted_then()
 	"$@"
 }
 
+module_case_is unloaded_between "server's RST, rmmod, then the port is reused"
 unloaded_between()
 {
 	settings 1 0
@@ -906,6 +881,7 @@ removed_when_closed()
 	remove_module
 }
 
+module_case_is reloaded_between "server's RST, rmmod, insmod, then the port is reused"
 reloaded_between()
 {
 	settings 1 0
@@ -925,6 +901,7 @@ reloaded_when_closed()
 # No reference to a conntrack may be left, the killed one included, or the namespace's cleanup would
 # wait for ever. Cleanups run one after another, so the second namespace can only go after the first.
 # The refcount of the scheduler's module tells when the services are gone.
+module_case_is namespace_goes "a namespace with entries is deleted and leaves nothing behind"
 namespace_goes()
 {
 	local uses said

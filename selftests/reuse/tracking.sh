@@ -26,21 +26,6 @@ nat6='[fd00:9::1]:80'
 dns=10.9.0.2:53
 dns6='[fd00:9::2]:53'
 
-cases="zone_ipv6 zone_original zone_original_ipv6 zone_of_interface zone_of_mark
-	zone_since zone_beside zone_outlives
-	helper helper_by_template timeout_policy events_by_template label mark mark_ipv6
-	marked_established marked_established_ipv6
-	notrack notrack_ipv6 notrack_since notrack_until switched_off switched_on entry_untracked
-	flowtable flowtable_for_others
-	masqueraded masqueraded_ipv6 snat masqueraded_since dnat_since dnat_of_others dnat_before
-	caught caught_ipv6 caught_drained caught_drained_ipv6
-	seen_as_new seen_as_new_ipv6 counted_from_zero limited connections_at_once
-	events events_ipv6
-	loose_0 liberal invalid_rst deleted_by_hand timed_out_first expected reply reply_established
-	sctp_client_abort sctp_abort_ipv6 sctp_abort_drained sctp_open_drained sctp_shutdown_ipv6
-	udp_queries udp_queries_ipv6
-	synproxy_fin synproxy_drained"
-
 ##############################################################################
 # The director
 
@@ -156,71 +141,7 @@ kept_with_module()
 }
 
 ##############################################################################
-# The cases: their names for people, and one function each
-
-label_of=(
-	[zone_ipv6]="conntrack zone, IPv6"
-	[zone_original]="zone of the original direction"
-	[zone_original_ipv6]="zone of the original direction, IPv6"
-	[zone_of_interface]="zone of the client's interface"
-	[zone_of_mark]="zone of the packet's mark"
-	[zone_since]="in a zone since the old connection"
-	[zone_beside]="a conntrack with the same addresses in a zone stays"
-	[zone_outlives]="a conntrack in a zone outlives its entry"
-	[helper]="conntrack helper"
-	[helper_by_template]="conntrack helper set by the template"
-	[timeout_policy]="timeout policy"
-	[events_by_template]="events chosen by the template"
-	[label]="conntrack label"
-	[mark]="conntrack mark, restored to packets"
-	[mark_ipv6]="conntrack mark, restored to packets, IPv6"
-	[marked_established]="accepted by a mark for established packets"
-	[marked_established_ipv6]="accepted by a mark for established packets, IPv6"
-	[caught]="a rule for new connections, made since"
-	[caught_ipv6]="a rule for new connections, made since, IPv6"
-	[caught_drained]="a rule for new connections, server drained"
-	[caught_drained_ipv6]="a rule for new connections, drained, IPv6"
-	[seen_as_new]="rules see one SYN of the old connection, one of the new"
-	[seen_as_new_ipv6]="rules see one SYN of the old connection, one of the new, IPv6"
-	[counted_from_zero]="packets of the new connection are counted from zero"
-	[limited]="a rate limit on new connections counts it"
-	[connections_at_once]="a limit on concurrent connections lets it through"
-	[events]="listeners hear DESTROY, then NEW"
-	[events_ipv6]="listeners hear DESTROY, then NEW, IPv6"
-	[notrack]="notrack"
-	[notrack_ipv6]="notrack, IPv6"
-	[notrack_since]="notrack since the old connection"
-	[notrack_until]="notrack until after the old connection"
-	[switched_off]="vs.conntrack switched off since"
-	[switched_on]="vs.conntrack switched on since"
-	[entry_untracked]="a conntrack that IPVS has not made"
-	[masqueraded]="everything masqueraded"
-	[masqueraded_ipv6]="everything masqueraded, IPv6"
-	[snat]="everything from one address (snat)"
-	[masqueraded_since]="masqueraded since the old connection"
-	[dnat_since]="dnat past IPVS since the old connection"
-	[dnat_of_others]="dnat rules of another service"
-	[dnat_before]="dnat to the virtual service"
-	[flowtable]="flowtable with the service's flows"
-	[flowtable_for_others]="flowtable with other flows only"
-	[synproxy_fin]="SYNPROXY, server's FIN"
-	[synproxy_drained]="SYNPROXY, still open, server drained"
-	[loose_0]="tcp_loose=0"
-	[liberal]="tcp_be_liberal=1"
-	[invalid_rst]="tcp_ignore_invalid_rst=1"
-	[deleted_by_hand]="the conntrack deleted by hand (conntrack -D)"
-	[timed_out_first]="the conntrack timed out before the entry"
-	[expected]="an expected conntrack"
-	[reply]="reply direction of a connection in SYN_SENT"
-	[reply_established]="reply direction of an established connection"
-	[sctp_client_abort]="SCTP, client's ABORT"
-	[sctp_abort_ipv6]="SCTP, server's ABORT, IPv6"
-	[sctp_abort_drained]="SCTP, server's ABORT, then drained"
-	[sctp_open_drained]="SCTP, still open, server drained"
-	[sctp_shutdown_ipv6]="SCTP, server's SHUTDOWN, IPv6"
-	[udp_queries]="UDP, queries while servers are deleted"
-	[udp_queries_ipv6]="UDP, queries while servers are deleted, IPv6"
-)
+# The cases
 
 # Zones.
 #
@@ -232,9 +153,13 @@ label_of=(
 # The module kills the conntrack that the packet carries, whatever its zone. When the packet arrives
 # again, the raw table chooses the zone again.
 
+case_is zone_ipv6 "conntrack zone, IPv6"
 zone_ipv6() { in_zone "$nat6" never "ct zone set 7" "ct zone set 7"; }
+case_is zone_original "zone of the original direction"
 zone_original() { in_zone "$nat" lost "ct original zone set 7"; }
+case_is zone_original_ipv6 "zone of the original direction, IPv6"
 zone_original_ipv6() { in_zone "$nat6" lost "ct original zone set 7"; }
+case_is zone_of_interface "zone of the client's interface"
 zone_of_interface() { in_zone "$nat" lost 'ct original zone set iifname map { "client" : 8 }'; }
 
 # in_zone SERVICE STOCK REQUESTS [REPLIES]: with these nft statements for each direction.
@@ -261,6 +186,7 @@ zone_rules()
 
 # The template says that the zone is the packet's mark. A replayed packet has no mark until the raw
 # table sets it again.
+case_is zone_of_mark "zone of the packet's mark"
 zone_of_mark()
 {
 	raw_rules "MARK --set-mark 9" "CT --zone-orig mark"
@@ -270,6 +196,7 @@ zone_of_mark()
 }
 
 # The SYN gets a new conntrack in the zone. The old one stays in the default zone.
+case_is zone_since "in a zone since the old connection"
 zone_since()
 {
 	reset_and_reconnect "$nat" closed_then_in_zone
@@ -287,6 +214,7 @@ closed_then_in_zone()
 	zone_rules "ct original zone set 7"
 }
 
+case_is zone_beside "a conntrack with the same addresses in a zone stays"
 zone_beside()
 {
 	reset_and_reconnect "$nat" closed_with_double
@@ -303,6 +231,7 @@ closed_with_double()
 
 # There is no IPVS entry that the SYN could match: IPVS schedules it with the old conntrack, and the
 # connection fails on every kernel.
+case_is zone_outlives "a conntrack in a zone outlives its entry"
 zone_outlives()
 {
 	zone_rules "ct zone set 7" "ct zone set 7"
@@ -323,6 +252,7 @@ entry_is_gone()
 
 # What rules and templates attach to a new conntrack, the conntrack of the second connection has, too.
 
+case_is helper "conntrack helper"
 helper()
 {
 	rules <<-END
@@ -341,6 +271,7 @@ helper()
 	no_rules
 }
 
+case_is helper_by_template "conntrack helper set by the template"
 helper_by_template()
 {
 	raw_rules "CT --helper ftp"
@@ -350,6 +281,7 @@ helper_by_template()
 	has_one helper=ftp
 }
 
+case_is timeout_policy "timeout policy"
 timeout_policy()
 {
 	local fields
@@ -373,6 +305,7 @@ timeout_policy()
 }
 
 # The template asks for DESTROY events only, and both conntracks have it.
+case_is events_by_template "events chosen by the template"
 events_by_template()
 {
 	with netfilter/nf_conntrack_events=1
@@ -385,6 +318,7 @@ events_by_template()
 	hears DESTROY DESTROY
 }
 
+case_is label "conntrack label"
 label()
 {
 	rules <<-END
@@ -400,7 +334,9 @@ label()
 }
 
 # The mark makes later packets take the same route as the first, as with several uplinks.
+case_is mark "conntrack mark, restored to packets"
 mark() { marked "$nat"; }
+case_is mark_ipv6 "conntrack mark, restored to packets, IPv6"
 mark_ipv6() { marked "$nat6"; }
 
 marked()
@@ -455,7 +391,9 @@ one_old_one_new_syn()
 # the stock kernel. The rule for new connections catches the retransmissions, and with the module also
 # the first SYN when it is replayed.
 
+case_is caught "a rule for new connections, made since"
 caught() { reset_then_caught "$nat"; }
+case_is caught_ipv6 "a rule for new connections, made since, IPv6"
 caught_ipv6() { reset_then_caught "$nat6"; }
 
 reset_then_caught()
@@ -495,7 +433,9 @@ is_caught()
 	found "caught"
 }
 
+case_is caught_drained "a rule for new connections, server drained"
 caught_drained() { drained_then_caught "$nat"; }
+case_is caught_drained_ipv6 "a rule for new connections, drained, IPv6"
 caught_drained_ipv6() { drained_then_caught "$nat6"; }
 
 drained_then_caught()
@@ -517,7 +457,9 @@ forbidden_and_drained()
 # has the mark, as a packet of the old connection. A replayed packet has no mark, so the rule for new
 # connections catches it.
 
+case_is marked_established "accepted by a mark for established packets"
 marked_established() { marked_then_caught "$nat"; }
+case_is marked_established_ipv6 "accepted by a mark for established packets, IPv6"
 marked_established_ipv6() { marked_then_caught "$nat6"; }
 
 marked_then_caught()
@@ -543,10 +485,13 @@ closed_then_accepted_by_mark()
 	END
 }
 
+case_is seen_as_new "rules see one SYN of the old connection, one of the new"
 seen_as_new() { opens_as "$nat" "ct state established" "ct state new"; }
+case_is seen_as_new_ipv6 "rules see one SYN of the old connection, one of the new, IPv6"
 seen_as_new_ipv6() { opens_as "$nat6" "ct state established" "ct state new"; }
 
 # conntrack counts a packet before the rules see it.
+case_is counted_from_zero "packets of the new connection are counted from zero"
 counted_from_zero()
 {
 	with netfilter/nf_conntrack_acct=1
@@ -580,6 +525,7 @@ closed_then_counted()
 	END
 }
 
+case_is limited "a rate limit on new connections counts it"
 limited()
 {
 	rules <<-END
@@ -594,6 +540,7 @@ limited()
 }
 
 # The old connection does not count any more, although it has never been closed.
+case_is connections_at_once "a limit on concurrent connections lets it through"
 connections_at_once()
 {
 	rules <<-END
@@ -611,7 +558,9 @@ connections_at_once()
 	replays tcp_drained
 }
 
+case_is events "listeners hear DESTROY, then NEW"
 events() { heard "$nat"; }
+case_is events_ipv6 "listeners hear DESTROY, then NEW, IPv6"
 events_ipv6() { heard "$nat6"; }
 
 # Without this setting conntrack sends no events for conntracks that are older than the listener.
@@ -659,7 +608,9 @@ hears()
 
 # notrack, and vs.conntrack switched between the two connections.
 
+case_is notrack "notrack"
 notrack() { untracked "$nat"; }
+case_is notrack_ipv6 "notrack, IPv6"
 notrack_ipv6() { untracked "$nat6"; }
 
 untracked()
@@ -685,6 +636,7 @@ notrack_rules()
 }
 
 # The SYN carries no conntrack. The old one stays.
+case_is notrack_since "notrack since the old connection"
 notrack_since()
 {
 	reset_and_reconnect "$nat" closed_then_notrack
@@ -703,6 +655,7 @@ closed_then_notrack()
 }
 
 # There is no old conntrack.
+case_is notrack_until "notrack until after the old connection"
 notrack_until()
 {
 	notrack_rules
@@ -719,6 +672,7 @@ closed_then_tracked()
 }
 
 # IPVS drops the packet for its conntrack, whatever the setting is by then.
+case_is switched_off "vs.conntrack switched off since"
 switched_off()
 {
 	reset_and_reconnect "$nat" closed_then_switched_off
@@ -732,6 +686,7 @@ closed_then_switched_off()
 	with ipv4/vs/conntrack=0
 }
 
+case_is switched_on "vs.conntrack switched on since"
 switched_on()
 {
 	with ipv4/vs/conntrack=0
@@ -750,6 +705,7 @@ closed_then_switched_on()
 # Without vs.conntrack an entry has no IP_VS_CONN_F_NFCT. Here somebody else has made a conntrack with
 # its addresses. IPVS drops the packet for it, but never kills that conntrack, so the module leaves both
 # to IPVS.
+case_is entry_untracked "a conntrack that IPVS has not made"
 entry_untracked()
 {
 	with ipv4/vs/conntrack=0
@@ -772,8 +728,11 @@ closed_with_conntrack_by_hand()
 
 # nat rules. nat chains see only the first packet of a conntrack.
 
+case_is masqueraded "everything masqueraded"
 masqueraded() { translated "$nat" masquerade; }
+case_is masqueraded_ipv6 "everything masqueraded, IPv6"
 masqueraded_ipv6() { translated "$nat6" masquerade; }
+case_is snat "everything from one address (snat)"
 snat() { translated "$nat" "snat ip to 10.9.0.9" 10.9.0.9; }
 
 # translated SERVICE STATEMENT [ADDR]: applies STATEMENT to all packets to the real servers.
@@ -805,6 +764,7 @@ is_translated()
 	esac
 }
 
+case_is masqueraded_since "masqueraded since the old connection"
 masqueraded_since()
 {
 	reset_and_reconnect "$nat" closed_then_masqueraded
@@ -820,6 +780,7 @@ closed_then_masqueraded()
 }
 
 # New connections to the service bypass IPVS.
+case_is dnat_since "dnat past IPVS since the old connection"
 dnat_since()
 {
 	reset_and_reconnect "$nat" closed_then_dnat
@@ -847,6 +808,7 @@ dnat_rules()
 }
 
 # The rules do not match the service.
+case_is dnat_of_others "dnat rules of another service"
 dnat_of_others()
 {
 	dnat_rules 10.9.0.8 10.2.1.2
@@ -856,6 +818,7 @@ dnat_of_others()
 }
 
 # IPVS makes the real server the other end of the conntrack, so that later packets go straight there.
+case_is dnat_before "dnat to the virtual service"
 dnat_before()
 {
 	dnat_rules 10.9.0.8 10.9.0.1
@@ -870,6 +833,7 @@ dnat_before()
 # including a new SYN, bypass IPVS untranslated until the flow times out. Rules for a flowtable must
 # exclude the virtual services.
 
+case_is flowtable "flowtable with the service's flows"
 flowtable()
 {
 	offload "ct state established"
@@ -882,6 +846,7 @@ flowtable()
 	unseen
 }
 
+case_is flowtable_for_others "flowtable with other flows only"
 flowtable_for_others()
 {
 	offload "ct state established ct original ip daddr != 10.9.0.0/24"
@@ -909,6 +874,7 @@ offload()
 # sends a SYN of its own, on LOCAL_OUT, with a template of its own. That is the SYN that IPVS sees.
 
 # conntrack reopens the flow for that SYN.
+case_is synproxy_fin "SYNPROXY, server's FIN"
 synproxy_fin()
 {
 	proxied "settled TIME_WAIT" --end fin
@@ -920,6 +886,7 @@ synproxy_fin()
 # IPVS drops that SYN. SYNPROXY sends it again only when the client sends something, and a client that
 # waits for the server's greeting does not. The module cannot replay the packet, because its template
 # cannot be made again.
+case_is synproxy_drained "SYNPROXY, still open, server drained"
 synproxy_drained()
 {
 	proxied "drain -t $nat" --end hold
@@ -954,8 +921,11 @@ proxied()
 
 # Settings of conntrack, and conntracks that are not there or belong to other connections.
 
+case_is loose_0 "tcp_loose=0"
 loose_0() { set_to netfilter/nf_conntrack_tcp_loose=0; }
+case_is liberal "tcp_be_liberal=1"
 liberal() { set_to netfilter/nf_conntrack_tcp_be_liberal=1; }
+case_is invalid_rst "tcp_ignore_invalid_rst=1"
 invalid_rst() { set_to netfilter/nf_conntrack_tcp_ignore_invalid_rst=1; }
 
 set_to()
@@ -966,6 +936,7 @@ set_to()
 	kept_with_module
 }
 
+case_is deleted_by_hand "the conntrack deleted by hand (conntrack -D)"
 deleted_by_hand()
 {
 	reset_and_reconnect "$nat" closed_then_deleted
@@ -981,6 +952,7 @@ closed_then_deleted()
 }
 
 # conntrack forgets the flow before IPVS does.
+case_is timed_out_first "the conntrack timed out before the entry"
 timed_out_first()
 {
 	rules <<-END
@@ -1011,6 +983,7 @@ no_conntrack() { [ -z "$(conntrack_id)" ]; }
 
 # The old conntrack was expected by another one, as FTP's data connections are. IPVS kills it like any
 # other, and so does the module.
+case_is expected "an expected conntrack"
 expected()
 {
 	rules <<-END
@@ -1050,6 +1023,7 @@ announce_connection()
 
 # conntrack takes the SYN for one half of a simultaneous open. IPVS drops it and kills the conntrack,
 # whatever the direction.
+case_is reply "reply direction of a connection in SYN_SENT"
 reply()
 {
 	reset_and_reconnect "$nat" "closed_and_reversed SYN_SENT"
@@ -1057,6 +1031,7 @@ reply()
 }
 
 # To conntrack the SYN is invalid, and carries no conntrack.
+case_is reply_established "reply direction of an established connection"
 reply_established()
 {
 	reset_and_reconnect "$nat" "closed_and_reversed ESTABLISHED"
@@ -1076,6 +1051,7 @@ closed_and_reversed()
 # SCTP. conntrack does not reopen SCTP flows: an INIT finds the old conntrack, whichever side has ended
 # the association.
 
+case_is sctp_client_abort "SCTP, client's ABORT"
 sctp_client_abort()
 {
 	settings 1 0
@@ -1085,6 +1061,7 @@ sctp_client_abort()
 	replays sctp_closed
 }
 
+case_is sctp_abort_ipv6 "SCTP, server's ABORT, IPv6"
 sctp_abort_ipv6()
 {
 	settings 1 0
@@ -1094,6 +1071,7 @@ sctp_abort_ipv6()
 	replays sctp_closed
 }
 
+case_is sctp_shutdown_ipv6 "SCTP, server's SHUTDOWN, IPv6"
 sctp_shutdown_ipv6()
 {
 	settings 1 0
@@ -1103,6 +1081,7 @@ sctp_shutdown_ipv6()
 	replays sctp_closed
 }
 
+case_is sctp_abort_drained "SCTP, server's ABORT, then drained"
 sctp_abort_drained()
 {
 	settings 1 1
@@ -1120,6 +1099,7 @@ sctp_closed_then_drained()
 }
 
 # The client is gone: its ABORT does not arrive.
+case_is sctp_open_drained "SCTP, still open, server drained"
 sctp_open_drained()
 {
 	rules <<-END
@@ -1149,7 +1129,9 @@ sctp_still_open_and_drained()
 # are counted. (If the server is deleted between the module's hook and IPVS, the query is lost as on a
 # stock kernel. The two are so close to each other that no test meets that moment.)
 
+case_is udp_queries "UDP, queries while servers are deleted"
 udp_queries() { queried "$dns" 10.0.0.2; }
+case_is udp_queries_ipv6 "UDP, queries while servers are deleted, IPv6"
 udp_queries_ipv6() { queried "$dns6" '[fd00:0::2]'; }
 
 # queried SERVICE CLIENT: deletes the server that gets the queries, again and again.

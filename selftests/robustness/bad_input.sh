@@ -33,26 +33,6 @@ dr=10.9.0.4:80
 pers=10.9.0.6:80
 protos=(-t -u --sctp-service)
 
-cases="storm malformed_replays_nothing malformed_replays_nothing_ipv6 syn_with_data same_syn_on_two_processors
-	deaf_listener full_table overfull_table nothing_is_left log_is_clean"
-checks_of_the_module="unloads"
-
-label_of=(
-	[storm]="bad packets of every kind, in every setting"
-	[malformed_replays_nothing]="packets that open no flow are not replayed"
-	[malformed_replays_nothing_ipv6]="packets that open no flow are not replayed, IPv6"
-	[syn_with_data]="server's RST, then a SYN with data"
-	[same_syn_on_two_processors]="the same SYN on two processors at once"
-	[deaf_listener]="server's RST, a listener for events does not read"
-	[full_table]="server's RST, the conntrack table is full"
-	[overfull_table]="server's RST, more conntracks than nf_conntrack_max"
-	[nothing_is_left]="no conntrack and no entry is left behind"
-	[log_is_clean]="no warning in the kernel's log"
-)
-label_of_check=(
-	[unloads]="it can be unloaded, and IPVS after it"
-)
-
 ##############################################################################
 # The director
 
@@ -108,6 +88,7 @@ packets()
 	next_packet=$((next_packet + $1))
 }
 
+module_case_is unloads "it can be unloaded, and IPVS after it"
 unloads()
 {
 	local name users _ users_of_ipvs
@@ -126,6 +107,7 @@ unloads()
 # The cases
 
 # Each setting starts with the entries that the one before has left: in use, drained, and so on.
+case_is storm "bad packets of every kind, in every setting"
 storm()
 {
 	local each=500 mode flows
@@ -190,7 +172,9 @@ storm_on()
 # reopen the drained one and those that have ended. Kinds that may rightly change a flow are not sent:
 # FINs and RSTs that happen to be in order, and everything that opens a flow. Without the rule a damaged
 # SYN, to which conntrack attaches no conntrack, would reopen a flow in IPVS, also on a stock kernel.
+case_is malformed_replays_nothing "packets that open no flow are not replayed"
 malformed_replays_nothing() { malformed "$nat" 31 ipv4; }
+case_is malformed_replays_nothing_ipv6 "packets that open no flow are not replayed, IPv6"
 malformed_replays_nothing_ipv6() { malformed "$nat6" 32 ipv6; }
 
 # malformed SERVICE PREFIX FAMILY: uses client ports that begin with PREFIX.
@@ -261,6 +245,7 @@ load() { all_connect "$@" || fault "connections failed: $line"; }
 
 # A SYN with data reopens a flow like any other. There is no socket for its SYN-ACK, so the client
 # resets the flow. The case is not about the client's own second connection, which follows.
+case_is syn_with_data "server's RST, then a SYN with data"
 syn_with_data()
 {
 	settings 1 0
@@ -284,6 +269,7 @@ data_comes()
 }
 
 # The servers answer ACKs with a RST, after which a SYN reopens the flow.
+case_is same_syn_on_two_processors "the same SYN on two processors at once"
 same_syn_on_two_processors()
 {
 	local console=client server
@@ -314,6 +300,7 @@ same_syn_on_two_processors()
 # A listener that must be told of each conntrack's end (NETLINK_BROADCAST_ERROR), and does not read.
 # conntrack takes the conntrack out of the table and keeps it until the event is delivered. For the
 # module the kill has failed then, and the packet is left to IPVS.
+case_is deaf_listener "server's RST, a listener for events does not read"
 deaf_listener()
 {
 	local events=netfilter/nf_conntrack_events before listener said console=client
@@ -353,6 +340,7 @@ deaf_listener()
 nothing_is_dying() { [ -z "$(conntrack -L dying 2>/dev/null)" ]; }
 
 # There are as many conntracks as allowed. The killed one makes room for the new one.
+case_is full_table "server's RST, the conntrack table is full"
 full_table()
 {
 	settings 1 0
@@ -366,6 +354,7 @@ full_table()
 
 # There are more conntracks than allowed, as after the limit was lowered. One conntrack less makes no
 # room for a new one, so the new connection is refused room on every kernel.
+case_is overfull_table "server's RST, more conntracks than nf_conntrack_max"
 overfull_table()
 {
 	settings 1 0
@@ -415,6 +404,10 @@ allow()
 	nsenter --net=/proc/1/ns/net -- bash -c "echo $1 >/proc/sys/net/netfilter/nf_conntrack_max" ||
 		bail_out "cannot set nf_conntrack_max to $1"
 }
+
+# leftovers.sh has these.
+case_is nothing_is_left "no conntrack and no entry is left behind"
+case_is log_is_clean "no warning in the kernel's log"
 
 ##############################################################################
 

@@ -19,17 +19,6 @@
 need_tools ethtool python3 taskset tc
 need_modules nft_numgen sch_netem
 
-cases="deleted_on_one_processor deleted_on_two_processors same_packet_on_two_processors unread_events
-	nested full_receive_queue"
-label_of=(
-	[deleted_on_one_processor]="conntracks are deleted beside storms, on one processor"
-	[deleted_on_two_processors]="conntracks are deleted beside storms, on two processors"
-	[same_packet_on_two_processors]="the same packets on two processors at once"
-	[unread_events]="a reliable listener for conntrack's events does not read, in a storm"
-	[nested]="a packet that is being replayed on output meets another old conntrack"
-	[full_receive_queue]="the receive queue is full"
-)
-
 setup()
 {
 	begin_bound
@@ -45,12 +34,14 @@ setup()
 ##############################################################################
 # Others delete the conntrack
 
+case_is deleted_on_one_processor "conntracks are deleted beside storms, on one processor"
 deleted_on_one_processor()
 {
 	pin 0
 	deleted
 	pin 0-$(($(nproc --all) - 1))
 }
+case_is deleted_on_two_processors "conntracks are deleted beside storms, on two processors"
 deleted_on_two_processors() { deleted; }
 
 pin()
@@ -161,6 +152,7 @@ start_listeners()
 end_listeners() { kill "$listeners"; }
 
 # A conntrack whose end cannot be told does not count as killed: IPVS drops the packet, as it would.
+case_is unread_events "a reliable listener for conntrack's events does not read, in a storm"
 unread_events()
 {
 	local seconds=6 storms=()
@@ -183,6 +175,7 @@ unread_events()
 nothing_is_dying() { [ -z "$(conntrack -L dying 2>/dev/null)" ]; }
 
 # ACKs, which the servers answer with a RST, bring the flows to where the next opener finds them closed.
+case_is same_packet_on_two_processors "the same packets on two processors at once"
 same_packet_on_two_processors()
 {
 	settings 1 0
@@ -199,6 +192,7 @@ same_packet_on_two_processors()
 
 # A rule gives the packet another source port where it passes for the second time: that of another flow
 # that has ended. IPVS drops it there, as it would have done the first time.
+case_is nested "a packet that is being replayed on output meets another old conntrack"
 nested()
 {
 	settings 1 0
@@ -224,6 +218,7 @@ changed_port()
 
 # The director's link has NAPI of its own, so that only replayed packets use the receive queue there.
 # It takes one packet, and several come in one poll. What it does not take the client sends again.
+case_is full_receive_queue "the receive queue is full"
 full_receive_queue()
 {
 	local console=client

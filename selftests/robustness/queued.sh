@@ -20,20 +20,11 @@
 need_tools python3
 need_modules nfnetlink_queue nft_queue
 
-cases="queued_on_input queued_on_output deleted_while_queued unloaded_while_queued owner_dies
-	namespace_ends"
-label_of=(
-	[queued_on_input]="verdicts of an nfqueue in INPUT"
-	[queued_on_output]="verdicts of an nfqueue in OUTPUT"
-	[deleted_while_queued]="the conntrack is deleted while packets wait in an nfqueue"
-	[unloaded_while_queued]="rmmod while packets wait in an nfqueue"
-	[owner_dies]="the owner of an nfqueue dies while packets wait"
-	[namespace_ends]="a namespace ends while packets wait in an nfqueue"
-)
-
 setup() { begin_bound; }
 
+case_is queued_on_input "verdicts of an nfqueue in INPUT"
 queued_on_input() { queued client input filter; }
+case_is queued_on_output "verdicts of an nfqueue in OUTPUT"
 queued_on_output() { queued director output mangle; }
 
 # queued CONSOLE HOOK PRIORITY
@@ -85,6 +76,7 @@ syns_wait_no_more()
 }
 
 # The conntrack is out of the table when the packet goes on: somebody else has killed it.
+case_is deleted_while_queued "the conntrack is deleted while packets wait in an nfqueue"
 deleted_while_queued()
 {
 	note_counters
@@ -102,6 +94,7 @@ delete_all()
 	tell_queue accept
 }
 
+case_is unloaded_while_queued "rmmod while packets wait in an nfqueue"
 unloaded_while_queued()
 {
 	while_queued client input filter unload
@@ -117,6 +110,7 @@ unload()
 	insmod "$MODULE" || bail_out "insmod"
 }
 
+case_is owner_dies "the owner of an nfqueue dies while packets wait"
 owner_dies()
 {
 	note_counters
@@ -145,6 +139,7 @@ while_queued()
 
 # A director of its own, whose real server answers nothing. Its queue's owner lives there, and keeps
 # the namespace when its name is gone.
+case_is namespace_ends "a namespace ends while packets wait in an nfqueue"
 namespace_ends()
 {
 	local inner=inner-$$ proc_net

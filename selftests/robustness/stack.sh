@@ -33,12 +33,6 @@ tracer=/proc/sys/kernel/stack_tracer_enabled
 [ -e $tracer ] || skip_all "needs CONFIG_STACK_TRACER"
 
 service='[fd00:9::4]:80'
-label_of=(
-	[connects]="the client connects"
-	[queued]="the owner of an nfqueue gives a verdict"
-	[log_is_clean]="the kernel has nothing to complain about"
-)
-
 setup()
 {
 	note_log
@@ -108,10 +102,12 @@ syn()
 		END
 }
 
+case_is connects "the client connects"
 connects() { largest connect; }
 connect() { syn >"$tmp/stack"; }
 
 # With the module the rule sees three packets of a port, and does not queue the one that is replayed.
+case_is queued "the owner of an nfqueue gives a verdict"
 queued()
 {
 	local again=
@@ -172,5 +168,7 @@ measure()
 	[ -z "${TRACE:-}" ] || cp "$tmp/stack" "$TRACE/$half-$2-$1"
 }
 
-check_halves "connects queued" log_is_clean
-ktap_exit
+# leftovers.sh has this.
+module_case_is log_is_clean "the kernel has nothing to complain about"
+
+check_halves "$@"
