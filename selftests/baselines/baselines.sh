@@ -6,7 +6,7 @@
 #
 # IPVS: a directory with the baseline's ip_vs.ko, which is loaded; its name is ipvs-NAME-...
 #
-# usage: baselines.sh [CASE...]
+# One case: IPVS=legacy make case TEST=baselines/baselines.sh CASE=legacy_drained
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -22,6 +22,8 @@
 # A real server has harness serve on port 80, and on port 81 for its health check.
 #
 # MODULE: ip_vs_reuse.ko; without it only the first half runs
+#
+# One case: make case TEST=interop/directors.sh CASE=live_flows_go_on
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh

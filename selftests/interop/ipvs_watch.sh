@@ -10,6 +10,8 @@
 #
 # MODULE: the module to insert; without it only the stock half runs
 # WATCH:  ipvs-watch
+#
+# One case: make case TEST=interop/ipvs_watch.sh CASE=server_rst
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh

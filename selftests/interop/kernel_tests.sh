@@ -12,6 +12,9 @@
 # LONG:         also run the tests that take long
 #
 # usage: kernel_tests.sh [TEST...]
+#
+# One test: VM_ENV=KERNEL_TESTS KERNEL_TESTS=$(scripts/kernel-selftests.sh) \
+#           make case TEST=interop/kernel_tests.sh CASE=netfilter/ipvs.sh
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh

@@ -7,6 +7,9 @@
 #
 # KERNEL_TESTS: what scripts/kernel-selftests.sh has made
 # IPVS:         what scripts/ipvs.sh has made, patched
+#
+# Alone: IPVS=patched VM_ENV=KERNEL_TESTS KERNEL_TESTS=$(scripts/kernel-selftests.sh) \
+#        make case TEST=interop/series_tests.sh
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
@@ -60,22 +63,24 @@ stock_fails()
 		[[ ! $case =~ $2 ]] || fault "fails: $case"
 	done
 	((${#passed[@]} > 0)) || fault "no case passes"
-	cases=$((${#passed[@]} + ${#failed[@]}))
+	count=$((${#passed[@]} + ${#failed[@]}))
 }
 
 patched_passes()
 {
 	run "$1" 0
 	((${#failed[@]} == 0)) || fault "$(grep -A 4 '^FAIL' "$tmp/output")"
-	((${#passed[@]} == cases)) || fault "there were $cases on the stock kernel"
+	((${#passed[@]} == count)) || fault "there were $count on the stock kernel"
 }
 
+case_is stock_ipvs "stock: ipvs_conn_reuse.sh fails for what the series mends, and for nothing else"
 stock_ipvs()
 {
 	stock_fails ipvs_conn_reuse.sh "^IPv[46], (FIN|server's RST, conn_reuse_mode=0)$"
 	grep -qP '^\tSYN retransmitted' "$tmp/output" || fault "no SYN was lost"
 }
 
+case_is patched_ipvs "patched: ipvs_conn_reuse.sh passes"
 patched_ipvs()
 {
 	{ unload ip_vs && insmod "$IPVS/ip_vs.ko"; } || bail_out "cannot load $IPVS/ip_vs.ko"
@@ -83,21 +88,7 @@ patched_ipvs()
 	patched_passes ipvs_conn_reuse.sh
 }
 
-stock_conntrack()
-{
-	put_stock_back || bail_out "cannot load the stock modules"
-	loaded=stock
-	stock_fails conntrack_tcp_reopen_rst.sh "^(client's RST|RST .*)$"
-}
-
-# What it stands on is still there: nf_defrag_ipv4 and nf_defrag_ipv6.
-patched_conntrack()
-{
-	{ unload nf_conntrack && insmod "$IPVS/nf_conntrack.ko"; } || bail_out "cannot load $IPVS/nf_conntrack.ko"
-	loaded=patched
-	patched_passes conntrack_tcp_reopen_rst.sh
-}
-
+case_is one_module_decides "patched: one module at a time decides about reopened flows"
 one_module_decides()
 {
 	insmod "$IPVS/ip_vs_reuse.ko" || fault "the module does not load"
@@ -109,6 +100,23 @@ one_module_decides()
 	grep -q "busy" "$tmp/output" || fault "the module as a second one: $(<"$tmp/output")"
 	[ ! -e /proc/net/ip_vs_reuse ] || fault "and leaves something behind"
 	rmmod flow_ops || fault "the other one does not go"
+}
+
+case_is stock_conntrack "stock: conntrack_tcp_reopen_rst.sh fails after the server's RST only"
+stock_conntrack()
+{
+	put_stock_back || bail_out "cannot load the stock modules"
+	loaded=stock
+	stock_fails conntrack_tcp_reopen_rst.sh "^(client's RST|RST .*)$"
+}
+
+# What it stands on is still there: nf_defrag_ipv4 and nf_defrag_ipv6.
+case_is patched_conntrack "patched conntrack: conntrack_tcp_reopen_rst.sh passes"
+patched_conntrack()
+{
+	{ unload nf_conntrack && insmod "$IPVS/nf_conntrack.ko"; } || bail_out "cannot load $IPVS/nf_conntrack.ko"
+	loaded=patched
+	patched_passes conntrack_tcp_reopen_rst.sh
 }
 
 need_root
@@ -133,10 +141,4 @@ done
 put_stock_back || bail_out "cannot load the stock ip_vs"
 loaded=stock
 
-ktap_plan 5
-check stock_ipvs "stock: ipvs_conn_reuse.sh fails for what the series mends, and for nothing else"
-check patched_ipvs "patched: ipvs_conn_reuse.sh passes"
-check one_module_decides "patched: one module at a time decides about reopened flows"
-check stock_conntrack "stock: conntrack_tcp_reopen_rst.sh fails after the server's RST only"
-check patched_conntrack "patched conntrack: conntrack_tcp_reopen_rst.sh passes"
-ktap_exit
+check_cases "$@"

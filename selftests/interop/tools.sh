@@ -14,6 +14,8 @@
 #   10.9.0.2:80   nginx
 #
 # MODULE: ip_vs_reuse.ko; without it only the first half runs
+#
+# One case: make case TEST=interop/tools.sh CASE=keepalived_drains
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh

@@ -185,6 +185,21 @@ load_ipvs()
 	[ -z "${1:-}" ] || { rmmod ip_vs && insmod "$1/ip_vs.ko" "${@:2}"; }
 }
 
+# check_cases [CASE...]: a script's last line: all cases, or these.
+check_cases()
+{
+	local name
+
+	choose_cases "$@"
+	# shellcheck disable=SC2086 # a list
+	set -- $cases
+	ktap_plan $#
+	for name; do
+		check "$name" "${label_of[$name]}"
+	done
+	ktap_exit
+}
+
 # check_halves [CASE...]: a script's last line: all cases, or these, on the stock kernel, then with MODULE,
 # if there is one. `half` tells them which (stock, module). The script's function `setup` is called before
 # the first.

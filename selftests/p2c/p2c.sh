@@ -15,6 +15,8 @@
 # else is said: one check in 15,000 fails for no other reason.
 #
 # MODULE: ip_vs_reuse.ko; ip_vs_rs_rr.ko is looked for beside it
+#
+# One case: make case TEST=p2c/p2c.sh CASE=rs_rr_takes_turns
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh

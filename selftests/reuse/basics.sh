@@ -16,6 +16,8 @@
 #   dr    .4              direct routing: the director sees the client's packets only
 #   tun   .5              IPIP tunnels: likewise
 #   pers  .6              persistent
+#
+# One case: make case TEST=reuse/basics.sh CASE=server_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -31,6 +31,8 @@
 #                                apart replies from one server port to one client port
 #   tun    10.8.0.1, fd00:8::1   a tunnel whose replies come back through the director, as DNAT
 #                                in front of it requires
+#
+# One case: make case TEST=reuse/clients.sh CASE=director_client_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -22,6 +22,8 @@
 #   nat    .1, fd00:9::1   the same on both directors
 #   alien  .2              the backup has other real servers, so it does not know the server of an
 #                          entry that it gets from the director
+#
+# One case: make case TEST=reuse/failover.sh CASE=over_client_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

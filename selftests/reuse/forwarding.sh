@@ -12,6 +12,8 @@
 #   gue   .4   ... in UDP
 #   gre   .5   ... in GRE
 #   mix   .6   a tunnel of the other family: IPv4 in IPv6, IPv6 in IPv4
+#
+# One case: make case TEST=reuse/forwarding.sh CASE=nat_ipv6_client_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -14,6 +14,8 @@
 #
 # On port 81 a client sends as much as it can over one connection. The script prints its rate under the
 # flood, but does not judge it: machines differ.
+#
+# One case: make case TEST=reuse/hostile.sh CASE=live_flood
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

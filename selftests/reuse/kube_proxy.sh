@@ -20,6 +20,8 @@
 #   10.0.0.1:30081    fd00:0::1      NodePort, externalTrafficPolicy Local
 #
 # The cluster's own addresses are 10.2.0.0/16 and fd00:2::/32; the client is outside.
+#
+# One case: make case TEST=reuse/kube_proxy.sh CASE=cluster_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -21,6 +21,8 @@
 #
 # MODULE: the module to insert; without it only the stock half runs
 # WATCH:  ipvs-watch, which sees drops and replays (witness.sh)
+#
+# One case: make case TEST=reuse/matrix.sh CASE=1,1,1
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh

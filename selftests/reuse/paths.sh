@@ -13,6 +13,8 @@
 #   routed   10.9.0.20, fd00:9::20   no address of the director, but for packets with the mark 6
 #
 # paths_netfilter.sh has what lies behind the routes: rules, queues, sockets.
+#
+# One case: make case TEST=reuse/paths.sh CASE=tc_mark
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

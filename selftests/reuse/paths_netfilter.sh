@@ -9,6 +9,8 @@
 #
 #   nat     10.9.0.1, fd00:9::1
 #   own     10.9.0.2, fd00:9::2   rs1, and the director itself, which is called rs3
+#
+# One case: make case TEST=reuse/paths_netfilter.sh CASE=options_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -16,6 +16,8 @@
 #   kept  .6              by firewall mark, persistent
 #   ops   .7              one-packet scheduling, UDP
 #   sip   .8              persistent by SIP's Call-ID, UDP
+#
+# One case: make case TEST=reuse/services.sh CASE=deleted_open
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

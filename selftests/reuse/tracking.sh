@@ -11,6 +11,8 @@
 #
 #   nat   10.9.0.1, fd00:9::1   TCP, UDP, SCTP
 #   dns   10.9.0.2, fd00:9::2   UDP, with four ports on each real server
+#
+# One case: make case TEST=reuse/tracking.sh CASE=zone_ipv6
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

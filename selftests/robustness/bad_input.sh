@@ -16,6 +16,8 @@
 #   nat    .1, fd00:9::1   TCP, UDP, SCTP
 #   dr     .4              direct routing: the director sees the client's packets only
 #   pers   .6              persistent
+#
+# One case: make case TEST=robustness/bad_input.sh CASE=syn_with_data
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

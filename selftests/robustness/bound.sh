@@ -9,7 +9,7 @@
 # The network is in lib.sh, the services in lib/robustness.sh. A second link leads from the client to the
 # director, so that two processors have packets to handle.
 #
-# usage: bound.sh [CASE...]
+# One case: make case TEST=robustness/bound.sh CASE=deleted_on_one_processor
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

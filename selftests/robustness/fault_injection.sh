@@ -12,6 +12,8 @@
 # lib.sh has the network, with two real servers: rs<n> is 10.2.n.2.
 #
 # MODULE: ip_vs_reuse.ko, with ip_vs_fail_alloc.ko in the same directory
+#
+# One case: make case TEST=robustness/fault_injection.sh CASE=load
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
@@ -150,6 +152,7 @@ each_has_some()
 ##############################################################################
 # The module
 
+case_is load "load: each allocation fails"
 load()
 {
 	ipvsadm -A -f 1 -s rr	# so that it registers hooks
@@ -172,6 +175,7 @@ refused_load()
 ##############################################################################
 # Namespaces
 
+case_is namespace "a new namespace: each allocation fails"
 namespace()
 {
 	each_failing no_namespace refused_namespace ip netns add "$made"
@@ -187,6 +191,7 @@ works_in_namespace()
 }
 
 # The hooks come with the first service, within a second or two.
+case_is first_service "a namespace's first service: no allocation succeeds, and it is tried again"
 first_service()
 {
 	fail -1
@@ -202,6 +207,7 @@ has_tried() { (($(seen) > 1)); }
 ##############################################################################
 # Services of p2c
 
+case_is new_service "p2c: a new service, each allocation fails"
 new_service()
 {
 	each_failing no_service refused_service ipvsadm -A -u "$service" -o -s p2c
@@ -221,6 +227,7 @@ refused_service()
 
 # IPVS ignores the result of a scheduler's callback. The failure is counted, and the old table stays in
 # use.
+case_is new_server "p2c: a new server, each allocation fails"
 new_server()
 {
 	each_failing one_server counted_change ipvsadm -a -u "$service" -r 10.2.2.2:80 -m
@@ -247,6 +254,7 @@ counted_change()
 	each_has_some "allocation $number failed, then a change"
 }
 
+case_is changed_server "p2c: a server is drained, each allocation fails"
 changed_server()
 {
 	each_failing two_servers counted_drain ipvsadm -e -u "$service" -r 10.2.2.2:80 -m -w 0
@@ -275,6 +283,7 @@ counted_drain()
 	each_has_some "allocation $number failed, then a change"
 }
 
+case_is deleted_server "p2c: a server is deleted, each allocation fails"
 deleted_server()
 {
 	each_failing two_servers counted_drain ipvsadm -d -u "$service" -r 10.2.2.2:80
@@ -282,6 +291,7 @@ deleted_server()
 }
 
 # If a switch to p2c fails, IPVS restores the old scheduler.
+case_is switched "p2c: a service switches to it, each allocation fails"
 switched()
 {
 	each_failing with_rr refused_switch ipvsadm -E -u "$service" -o -s p2c
@@ -304,6 +314,7 @@ refused_switch()
 }
 
 # A table larger than a page.
+case_is large_table "p2c: a table of 600 servers, all allocations fail"
 large_table()
 {
 	local n
@@ -331,11 +342,17 @@ large_table()
 # Packets
 
 # All allocations of the module fail. It makes none for these packets, and no packet is lost.
+case_is packets "packets: all allocations fail, and no packet is lost"
 packets()
 {
 	local said replayed
 
 	two_servers
+	ipvsadm -R <<-END || bail_out "cannot make the service for TCP"
+		-A -t $reopened -s p2c
+		-a -t $reopened -r 10.2.1.2:80 -m
+		-a -t $reopened -r 10.2.2.2:80 -m
+	END
 	replayed=$(awk '$1 == "replayed_tcp_closed" { print $2 }' /proc/net/ip_vs_reuse)
 	fail -1
 	send
@@ -351,6 +368,7 @@ packets()
 	outcome="40 datagrams, $replayed SYNs replayed"
 }
 
+case_is unload "unload: nothing is left behind"
 unload()
 {
 	local number=none
@@ -360,27 +378,13 @@ unload()
 	nothing_is_left
 }
 
-ktap_plan 11
 setup_network 2
 printf 'address add %s dev lo\n' 10.9.0.1 10.9.0.2 | ip -batch -
 sysctl_set ipv4/vs/conntrack 1
 track_connections
 start_servers --proto tcp --proto udp --listen 0.0.0.0:80
 insmod "$fail_alloc" || bail_out "cannot insert $fail_alloc"
-check load "load: each allocation fails"
-check namespace "a new namespace: each allocation fails"
-check first_service "a namespace's first service: no allocation succeeds, and it is tried again"
-check new_service "p2c: a new service, each allocation fails"
-check new_server "p2c: a new server, each allocation fails"
-check changed_server "p2c: a server is drained, each allocation fails"
-check deleted_server "p2c: a server is deleted, each allocation fails"
-check switched "p2c: a service switches to it, each allocation fails"
-check large_table "p2c: a table of 600 servers, all allocations fail"
-ipvsadm -R <<-END || bail_out "cannot make the service for TCP"
-	-A -t $reopened -s p2c
-	-a -t $reopened -r 10.2.1.2:80 -m
-	-a -t $reopened -r 10.2.2.2:80 -m
-END
-check packets "packets: all allocations fail, and no packet is lost"
-check unload "unload: nothing is left behind"
-ktap_exit
+choose_cases "$@"
+# The case `load` leaves the module loaded.
+[[ $cases = " load"* ]] || load_module || bail_out "insmod does not take $MODULE"
+check_cases

@@ -4,6 +4,8 @@
 # The module as a file: its modinfo, loading and unloading, what it prints, and what it leaves behind.
 #
 # MODULE: the module to insert
+#
+# One case: make case TEST=robustness/module.sh CASE=described
 
 # shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
@@ -18,6 +20,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 note_log
 
+case_is described "module: modinfo shows author, description, license, version, alias and this kernel"
 described()
 {
 	local field
@@ -28,6 +31,7 @@ described()
 	[[ $(modinfo -F vermagic "$MODULE") = "$(uname -r) "* ]] || fault "made for another kernel"
 }
 
+case_is comes_and_goes "module: insmod and rmmod, twenty times"
 comes_and_goes()
 {
 	local i
@@ -39,6 +43,7 @@ comes_and_goes()
 	done
 }
 
+case_is leaves_nothing "module: rmmod leaves no file and no tracepoint"
 leaves_nothing()
 {
 	local file
@@ -49,6 +54,7 @@ leaves_nothing()
 }
 
 # The module prints one line with its version when it is loaded. (IPVS itself prints one about p2c.)
+case_is says_what_it_is "module: one line in the kernel's log when it is loaded"
 says_what_it_is()
 {
 	local before said
@@ -61,6 +67,7 @@ says_what_it_is()
 		fault "it said: $said"
 }
 
+case_is log_is_clean "module: no warning in the kernel's log"
 log_is_clean()
 {
 	local said
@@ -70,6 +77,7 @@ log_is_clean()
 }
 
 # The other release has the same length, so that nothing else in the file changes.
+case_is foreign_is_refused "module: a module for another kernel is refused and leaves nothing behind"
 foreign_is_refused()
 {
 	local release foreign status=0
@@ -85,11 +93,4 @@ foreign_is_refused()
 	leaves_nothing
 }
 
-ktap_plan 6
-check described "module: modinfo shows author, description, license, version, alias and this kernel"
-check comes_and_goes "module: insmod and rmmod, twenty times"
-check says_what_it_is "module: one line in the kernel's log when it is loaded"
-check leaves_nothing "module: rmmod leaves no file and no tracepoint"
-check log_is_clean "module: no warning in the kernel's log"
-check foreign_is_refused "module: a module for another kernel is refused and leaves nothing behind"
-ktap_exit
+check_cases "$@"

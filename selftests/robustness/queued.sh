@@ -8,7 +8,7 @@
 #
 # The network is in lib.sh, the services in lib/robustness.sh.
 #
-# usage: queued.sh [CASE...]
+# One case: make case TEST=robustness/queued.sh CASE=queued_on_input
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name

@@ -16,6 +16,8 @@
 # is another, as large, and has less on it.
 #
 # TRACE: a directory for what the stack had on it
+#
+# One case: make case TEST=robustness/stack.sh CASE=connects
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # checks are called by name
