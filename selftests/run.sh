@@ -16,7 +16,10 @@
 . "$(dirname "$0")/lib/lib.sh"
 cd "$here" || exit
 
-cases="reuse/basics.sh reuse/forwarding.sh reuse/kube_proxy.sh reuse/clients.sh reuse/tracking.sh reuse/services.sh reuse/failover.sh reuse/hostile.sh"
+cases="reuse/basics.sh reuse/lifecycle.sh reuse/forwarding.sh reuse/kube_proxy.sh reuse/clients.sh
+	reuse/stray_syns.sh reuse/odd_packets.sh reuse/tracking.sh reuse/conntracks.sh reuse/filters.sh
+	reuse/nat_rules.sh reuse/protocols.sh reuse/services.sh reuse/servers_gone.sh reuse/settings.sh
+	reuse/failover.sh reuse/hostile.sh"
 tests=()
 for word in "$@"; do
 	# shellcheck disable=SC2206 # a list

@@ -146,6 +146,14 @@ remove()
 	ipvsadm -d $1 $2 -r "$(server_of "$1 $2" "${first#rs}")"
 }
 
+# deleted_expiring PROTO ADDR: sets expire_nodest_conn after the server was deleted, so that IPVS does
+# not remove its entries by itself.
+deleted_expiring()
+{
+	remove "$1" "$2"
+	sysctl_set ipv4/vs/expire_nodest_conn 1
+}
+
 change()
 {
 	# shellcheck disable=SC2086
@@ -392,6 +400,72 @@ counts()
 # unseen: whether the module has counted nothing: no packet came with a confirmed conntrack and
 # matched an entry.
 unseen() { counts ""; }
+
+# Sets `noted` to the flow's conntrack.
+note_conntrack_to()
+{
+	noted=$(conntrack_to "$1")
+	[ -n "$noted" ] || fault "no conntrack for the flow"
+}
+
+# conntrack_stays SERVICE: whether the flow still has the conntrack that was noted.
+conntrack_stays()
+{
+	local now
+
+	now=$(conntrack_to "$1")
+	[ "$now" = "$noted" ] || fault "the conntrack was $noted, is ${now:-gone}"
+}
+
+# conntrack_to SERVICE: state and id of the conntrack from the last client port. The id alone could
+# be the same for a new conntrack: it is computed from the address in memory.
+conntrack_to()
+{
+	local from to=${1%:*}
+
+	from=$(clients_address "$1")
+	conntrack -G -p tcp -s "${from//[][]/}" --sport "$port" -d "${to//[][]/}" --dport 80 -o id \
+		2>/dev/null | grep -oE '[A-Z_]+ src=|id=[0-9]+'
+}
+
+# clients_address SERVICE: the client's address of the service's family.
+clients_address()
+{
+	case $1 in
+	\[*) echo "${address6_of[client]}" ;;
+	*) echo "${address_of[client]}" ;;
+	esac
+}
+
+# goes_on: for a flow that was sent on (--end live).
+goes_on()
+{
+	found "goes on"
+	[ "$connected" = true ] || fault "the flow does not go on"
+}
+
+# Two common cases: conntrack does not reopen a flow after the server's RST, and knows nothing of drained
+# servers. The stock kernel loses the first packet of the second connection.
+
+# after_rst SERVICE [ARGUMENTS...]
+after_rst()
+{
+	settings 1 0
+	reconnect "$1" "settled CLOSE" --end server-rst "${@:2}"
+	first_packet lost
+	replays tcp_closed
+}
+
+# after_drain SERVICE [ARGUMENTS...]
+after_drain()
+{
+	settings 1 1
+	reconnect "$1" "drain -t $1" --end hold "${@:2}"
+	undrain -t "$1"
+	first_packet lost
+	goes_elsewhere
+	replays tcp_drained
+}
 
 # try_case: `case`; once more, and said, where an SCTP association was established and then aborted
 # before its greeting. That has been seen on very busy machines, on either kernel and for first

@@ -335,7 +335,12 @@ serves()
 }
 
 case_is serves_tcp "TCP"
-serves_tcp() { serves "$tcp"; }
+serves_tcp()
+{
+	# loads_by_itself has made it.
+	has_scheduler "$tcp" p2c || service "-t $tcp" p2c 1 2 3 4
+	serves "$tcp"
+}
 
 case_is serves_ipv6 "IPv6"
 serves_ipv6()

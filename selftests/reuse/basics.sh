@@ -5,8 +5,8 @@
 # conntrack, IPVS drops the first packet of the new connection wherever it comes on the old
 # connection's confirmed conntrack; the client sends it again a second later.
 #
-# This is the fault in its common forms, the cases in which nothing may change, and the
-# module as such; `make demo` shows its table. How a case is judged stands in lib/cases.sh.
+# This is the fault in its common forms, and the cases in which nothing may change; `make demo`
+# shows its table. How a case is judged stands in lib/cases.sh.
 #
 # The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
 #
@@ -401,84 +401,6 @@ untracked_needs_nothing()
 	first_packet kept
 	goes_elsewhere
 	replays
-}
-
-##############################################################################
-# The module as such
-
-module_case_is counters_are_readable "/proc/net/ip_vs_reuse has a name and a value a line"
-counters_are_readable()
-{
-	local lines wrong
-
-	mapfile -t lines </proc/net/ip_vs_reuse
-	wrong=$(printf '%s\n' "${lines[@]}" | grep -vE '^[a-z0-9_]+ [0-9]+$')
-	[ -z "$wrong" ] || fault "not a name and a value: $wrong"
-	[[ ${lines[*]} = *replayed_* ]] || fault "replayed are not counted"
-}
-
-module_case_is tracepoints_tell "the tracepoint of a replay names the flow, its old server and the reason"
-tracepoints_tell()
-{
-	local events=/sys/kernel/tracing/events/ip_vs_reuse/enable trace=/sys/kernel/tracing/trace said
-
-	echo 1 >"$events" || fault "no tracepoints"
-	echo >"$trace"
-	server_rst
-	echo 0 >"$events"
-	said="ip_vs_reuse_replay: protocol=6 client=10.0.0.2:$port virtual=$nat"
-	said+=" server=10.2.${first#rs}.2:80 state=6 reason=replayed_tcp_closed"
-	grep -qF "$said" "$trace" || fault "expected $said" "$(grep reuse_ "$trace")"
-}
-
-# The director of the other cases is older than the module.
-module_case_is later_namespaces_are_covered "a namespace made after insmod is covered"
-later_namespaces_are_covered()
-{
-	local said
-
-	said=$(IS_DIRECTOR='' RESULTS='' MODULE_IS_IN=yes HARNESS=$harness "$0" server_rst 2>&1) || fault "$said"
-}
-
-module_case_is rmmod_restores_stock "rmmod brings back what was before"
-rmmod_restores_stock()
-{
-	remove_module
-	half=$plain server_rst
-}
-
-module_case_is insmod_again "insmod again mends it again"
-insmod_again()
-{
-	insert
-	server_rst
-}
-
-# The load reuses its few ports, so that the module is at work until it goes. After that
-# first packets are lost again, and connections slow, but none may fail.
-module_case_is rmmod_under_load "rmmod under load fails no connection"
-rmmod_under_load()
-{
-	local load pid line summary=''
-
-	settings 1 0
-	note_counters
-	exec {load}< <(exec nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 \
-		--to "$nat" --ports 30000-$((29999 + 100 / slow)) --rate $((50 / slow)) --seconds 5 \
-		--hold 0s --end server-rst 2>"$tmp/load")
-	pid=$!
-	# A line a second: after three the ports are in their second round.
-	for _ in 1 2 3; do
-		read -r -t 10 line <&"$load" || fault "the load did not go on"
-	done
-	count_replays
-	[ -n "$replayed" ] || fault "the load replays nothing"
-	remove_module
-	while read -r -t 30 line <&"$load"; do
-		summary=$line
-	done
-	exec {load}<&-
-	wait "$pid" || fault "the load: $(cat "$tmp/load")" "$summary"
 }
 
 ##############################################################################

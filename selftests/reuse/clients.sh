@@ -1,29 +1,23 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Checks two promises for clients in different places, and for packets in different shapes:
-#
-# - No first packet of a connection from a reused port is lost, wherever the client is and whatever
-#   lies between it and IPVS. Where the module cannot replay the packet (DNAT in front of IPVS, an
-#   IPv6 datagram in fragments), the packet is lost as on a stock kernel.
-# - A stray SYN with the addresses of a flow has the effect that it has on a stock kernel: none if it
-#   is dropped before it reaches IPVS.
+# No first packet of a connection from a reused port is lost, wherever the client is and whatever lies
+# between it and IPVS. Where the module cannot replay the packet (DNAT in front of IPVS), the packet is
+# lost as on a stock kernel.
 #
 # lib/cases.sh says how a case is judged. lib.sh has the network. This script adds two clients behind a
-# NAT router, which is the client of all other cases, and a stranger that sends with the client's
-# address:
+# NAT router, which is the client of all other cases:
 #
-#     inner: 10.7.0.2, 10.7.0.3          stranger: 10.0.0.2 on lo
-#              10.7.0.1 |                       10.3.0.2 |
-#                     client                    10.3.0.1 |
-#              10.0.0.1 |                                |
-#                     director ------------------------- +
+#     inner: 10.7.0.2, 10.7.0.3
+#              10.7.0.1 |
+#                     client
+#              10.0.0.1 |
+#                     director
 #
-# For IPv6: fd00:7:: and fd00:3::, and the stranger's fd00:0::2.
+# For IPv6: fd00:7::.
 #
-#   nat    10.9.0.1, fd00:9::1   TCP, UDP
+#   nat    10.9.0.1, fd00:9::1   NAT
 #   masq   10.9.0.2              kube-proxy's rules: marked before IPVS, masqueraded after it
-#   rand   10.9.0.3              the same, and each connection gets a random source port
 #   rs2    10.9.0.4, fd00:9::4   one real server only
 #   moved  10.9.0.5              an address that moves from the director to a real server
 #   dnat   10.9.0.6, fd00:9::6   DNAT rules translate port 81 to nat and port 82 to tun
@@ -39,12 +33,11 @@
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 
-need_modules br_netfilter bridge ip6_tunnel ipip nft_fib_inet nft_fib_ipv6 nft_masq vrf
+need_modules ip6_tunnel ipip nft_masq vrf
 
 nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
 masq=10.9.0.2:80
-rand=10.9.0.3:80
 rs2=10.9.0.4:80
 rs2_6='[fd00:9::4]:80'
 moved=10.9.0.5:80
@@ -57,16 +50,6 @@ tun6='[fd00:8::1]:80'
 address_of+=([other]=10.0.0.2 [inner]=10.7.0.2 [other_inner]=10.7.0.3 [rs1]=10.2.1.2)
 address6_of+=([inner]='[fd00:7::2]' [rs1]='[fd00:2:1::2]')
 
-cleanup()
-{
-	stop_witness
-	cleanup_network
-	[ -z "${others[*]}" ] || printf 'netns delete %s\n' "${others[@]}" | ip -force -batch - 2>/dev/null
-	[ -z "$inserted" ] || rmmod ip_vs_reuse 2>/dev/null
-	rm -rf "$tmp"
-}
-others=()
-
 ##############################################################################
 # The director
 
@@ -75,7 +58,7 @@ setup()
 	local n
 
 	begin_director 2
-	make_others
+	make_inner
 	printf 'address add %s dev lo\n' ${tun%:*} fd00:8::1 | ip -batch - || bail_out "no address for tun"
 	for n in 1 2; do
 		configure "${servers[n]}" <<-END
@@ -91,7 +74,7 @@ setup()
 		table ip user {
 			chain prerouting {
 				type nat hook prerouting priority dstnat
-				ip daddr { ${masq%:*}, ${rand%:*} } meta mark set 0x4000
+				ip daddr ${masq%:*} meta mark set 0x4000
 				ip daddr $dnat tcp dport 81 dnat to $nat
 				ip daddr $dnat tcp dport 82 dnat to $tun
 			}
@@ -101,7 +84,6 @@ setup()
 			}
 			chain postrouting {
 				type nat hook postrouting priority srcnat
-				ct original ip daddr ${rand%:*} masquerade fully-random
 				meta mark 0x4000 masquerade
 			}
 		}
@@ -114,11 +96,8 @@ setup()
 		}
 	END
 	service -t $nat -m 80
-	service -u $nat -m 80
 	service -t "$nat6" -m 80
-	service -u "$nat6" -m 80
 	service -t $masq -m 80
-	service -t $rand -m 80
 	only=2 service -t $rs2 -m 80
 	only=2 service -t "$rs2_6" -m 80
 	service -t $moved -m 80
@@ -126,26 +105,18 @@ setup()
 	service -t $tun -i 80
 	service -t "$tun6" -i 80
 	make_services
-	start_traffic --listen 0.0.0.0:80 --listen 0.0.0.0:82 --listen '[::]:80' --proto tcp --proto udp
+	start_traffic --listen 0.0.0.0:80 --listen 0.0.0.0:82 --listen '[::]:80' --proto tcp
 	start_console other nsenter --net="/run/netns/$client" --
 	start_console inner nsenter --net="/run/netns/$inner" --
 	start_console other_inner nsenter --net="/run/netns/$inner" --
-	start_console stranger nsenter --net="/run/netns/$stranger" --
 	start_console rs1 nsenter --net="/run/netns/${servers[1]}" --
 }
 
-make_others()
+make_inner()
 {
-	inner=inner-${client#*-} stranger=stranger-${client#*-}
-	others=("$inner" "$stranger")
-	{
-		echo "netns add $inner"
-		echo "netns add $stranger"
-		echo "link add stranger type veth peer name director netns $stranger"
-		echo "address add 10.3.0.1/24 dev stranger"
-		echo "address add fd00:3::1/64 dev stranger nodad"
-		echo "link set stranger up"
-	} | ip -batch - || bail_out "cannot make the other clients"
+	inner=inner-${client#*-}
+	more_namespaces+=("$inner")
+	ip netns add "$inner" || bail_out "cannot make the inner clients"
 	configure "$client" <<-END
 		link add inner type veth peer name router netns $inner
 		address add 10.7.0.1/24 dev inner
@@ -161,16 +132,6 @@ make_others()
 		route add default via 10.7.0.1
 		route add ::/0 via fd00:7::1
 	END
-	configure "$stranger" <<-END
-		link set lo up
-		address add 10.0.0.2/32 dev lo
-		address add fd00:0::2/128 dev lo nodad
-		address add 10.3.0.2/24 dev director
-		address add fd00:3::2/64 dev director nodad
-		link set director up
-		route add default via 10.3.0.1
-		route add ::/0 via fd00:3::1
-	END
 	in_ns "$client" bash -c "
 		$(declare -f no_reverse_path_filter); no_reverse_path_filter
 		echo 1 >/proc/sys/net/ipv4/ip_forward
@@ -184,29 +145,10 @@ make_others()
 			}
 		}
 	END
-	echo 0 >/proc/sys/net/ipv4/conf/stranger/rp_filter
 }
 
 ##############################################################################
 # The cases
-
-server_rst()
-{
-	settings 1 0
-	reconnect "$1" "settled CLOSE" --end server-rst "${@:2}"
-	first_packet lost
-	replays tcp_closed
-}
-
-drained_while_open()
-{
-	settings 1 1
-	reconnect "$1" "drain -t $1" --end hold "${@:2}"
-	undrain -t "$1"
-	first_packet lost
-	goes_elsewhere
-	replays tcp_drained
-}
 
 # Clients on the director: IPVS sees their packets at LOCAL_OUT.
 
@@ -222,16 +164,16 @@ director_client_rst()
 }
 
 case_is director_drained "client on the director, server drained"
-director_drained() { client_is=director drained_while_open "$nat"; }
+director_drained() { client_is=director after_drain "$nat"; }
 case_is director_ipv6_rst "client on the director, server's RST, IPv6"
-director_ipv6_rst() { client_is=director server_rst "$nat6"; goes_elsewhere; }
+director_ipv6_rst() { client_is=director after_rst "$nat6"; goes_elsewhere; }
 case_is director_ipv6_drained "client on the director, server drained, IPv6"
-director_ipv6_drained() { client_is=director drained_while_open "$nat6"; }
+director_ipv6_drained() { client_is=director after_drain "$nat6"; }
 
 case_is director_masqueraded_rst "client on the director, masqueraded, server's RST"
 director_masqueraded_rst()
 {
-	client_is=director server_rst "$masq"
+	client_is=director after_rst "$masq"
 	goes_elsewhere
 	[ "$seen_as" = "10.2.${second#rs}.1" ] || fault "not masqueraded: seen as $seen_as"
 }
@@ -245,7 +187,7 @@ hairpin_rst_ipv6() { hairpin "$rs2_6" fd00:2:1::2; }
 
 hairpin()
 {
-	client_is=rs1 server_rst "$1"
+	client_is=rs1 after_rst "$1"
 	stays
 	[ "$seen_as" = "$2" ] || fault "seen as $seen_as"
 }
@@ -386,253 +328,6 @@ other_service()
 	conntrack_stays "$other"
 }
 
-# Sets `noted` to the flow's conntrack.
-note_conntrack_to()
-{
-	noted=$(conntrack_to "$1")
-	[ -n "$noted" ] || fault "no conntrack for the flow"
-}
-
-# conntrack_stays SERVICE: whether the flow still has the conntrack that was noted.
-conntrack_stays()
-{
-	local now
-
-	now=$(conntrack_to "$1")
-	[ "$now" = "$noted" ] || fault "the conntrack was $noted, is ${now:-gone}"
-}
-
-# conntrack_to SERVICE: state and id of the conntrack from the last client port. The id alone could
-# be the same for a new conntrack: it is computed from the address in memory.
-conntrack_to()
-{
-	local from to=${1%:*}
-
-	from=$(clients_address "$1")
-	conntrack -G -p tcp -s "${from//[][]/}" --sport "$port" -d "${to//[][]/}" --dport 80 -o id \
-		2>/dev/null | grep -oE '[A-Z_]+ src=|id=[0-9]+'
-}
-
-# clients_address SERVICE: the client's address of the service's family.
-clients_address()
-{
-	case $1 in
-	\[*) echo "${address6_of[client]}" ;;
-	*) echo "${address_of[client]}" ;;
-	esac
-}
-
-goes_on()
-{
-	found "goes on"
-	[ "$connected" = true ] || fault "the flow does not go on"
-}
-
-# A stray SYN: a stranger sends it with the addresses of a flow. Where it is dropped before it
-# reaches IPVS, the flow keeps its conntrack and goes on, on a stock kernel and with the module.
-
-case_is dropped_syn_closed "stray SYN, dropped by a rule; flow closed"
-dropped_syn_closed() { strangers_syn_comes_late "$nat"; }
-case_is dropped_syn_closed_ipv6 "stray SYN, dropped by a rule; flow closed, IPv6"
-dropped_syn_closed_ipv6() { strangers_syn_comes_late "$nat6"; }
-
-# The flow has ended. Only the client's own SYN is replayed.
-strangers_syn_comes_late()
-{
-	settings 1 0
-	reconnect "$1" "closed_and_dropped $1" --end server-rst
-	nft delete table inet strays
-	first_packet lost
-	goes_elsewhere
-	replays tcp_closed
-}
-
-closed_and_dropped()
-{
-	settled CLOSE
-	drop_strangers
-	strangers_syn "$1"
-}
-
-# The flow is alive, its server is drained, and expire_nodest_conn is 1: IPVS would end the flow if
-# the SYN reached it.
-
-case_is dropped_syn_live "stray SYN, dropped by a rule; drained"
-dropped_syn_live() { strangers_syn_is_dropped "$nat" drop_strangers; }
-case_is dropped_syn_live_ipv6 "stray SYN, dropped by a rule; drained, IPv6"
-dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" drop_strangers; }
-case_is dropped_syn_live_masqueraded "stray SYN, dropped; drained, masqueraded"
-dropped_syn_live_masqueraded() { strangers_syn_is_dropped "$masq" drop_strangers; }
-case_is dropped_syn_live_random "stray SYN, dropped; drained, from random ports"
-dropped_syn_live_random() { strangers_syn_is_dropped "$rand" drop_strangers; }
-
-# IPv6 has no rp_filter, only this rule. In raw it drops the SYN before conntrack, in mangle after.
-case_is reverse_path_syn_live_ipv6 "stray SYN, dropped by a fib rule; drained, IPv6"
-reverse_path_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" "drop_unrouted mangle"; }
-case_is raw_dropped_syn_live_ipv6 "stray SYN, dropped in raw; drained, IPv6"
-raw_dropped_syn_live_ipv6() { strangers_syn_is_dropped "$nat6" "drop_unrouted raw"; }
-
-# strangers_syn_is_dropped SERVICE RULE
-strangers_syn_is_dropped()
-{
-	settings 1 1
-	reconnect "$1" "drained_and_dropped $*" --end live
-	undrain -t "$1"
-	nft delete table inet strays
-	goes_on
-	unseen
-}
-
-drained_and_dropped()
-{
-	drain -t "$1"
-	$2 "${@:3}"
-	strangers_syn "$1"
-}
-
-drop_strangers() { strays_rule input filter "iifname stranger tcp flags syn counter drop"; }
-
-drop_unrouted()
-{
-	strays_rule prerouting "$1" "meta nfproto ipv6 tcp flags syn fib saddr . iif oif missing counter drop"
-}
-
-# strays_rule HOOK PRIORITY RULE
-strays_rule()
-{
-	nft -f - <<-END || fault "cannot load the rule"
-		table inet strays {
-			chain $1 {
-				type filter hook $1 priority $2
-				$3
-			}
-		}
-	END
-}
-
-# strangers_syn SERVICE: from the last client port. Returns when the rule has dropped it, and the
-# flow must still have its conntrack.
-strangers_syn()
-{
-	note_conntrack_to "$1"
-	console=stranger stray_syn "$1"
-	busywait 5000 one_is_counted || fault "the rule does not see the SYN"
-	conntrack_stays "$1"
-}
-
-# stray_syn SERVICE [OPTIONS]: from a `console`.
-stray_syn()
-{
-	local line
-
-	ask "syn --from $(clients_address "$1"):$port --to $*"
-	[[ $line = *sent* ]] || fault "no SYN: $line"
-}
-
-one_is_counted() { [[ $(nft list table inet strays) = *"packets 1 "* ]]; }
-
-case_is reverse_path_syn_live "stray SYN, dropped by rp_filter; server drained"
-reverse_path_syn_live()
-{
-	settings 1 1
-	echo 1 >/proc/sys/net/ipv4/conf/stranger/rp_filter
-	reconnect "$nat" drained_and_filtered --end live
-	echo 0 >/proc/sys/net/ipv4/conf/stranger/rp_filter
-	undrain -t "$nat"
-	goes_on
-	unseen
-}
-
-drained_and_filtered()
-{
-	local filtered
-
-	filtered=$(reverse_path_drops)
-	drain -t "$nat"
-	note_conntrack_to "$nat"
-	console=stranger stray_syn "$nat"
-	busywait 5000 one_is_filtered || fault "rp_filter lets the SYN through"
-	conntrack_stays "$nat"
-}
-
-one_is_filtered() { [ "$(reverse_path_drops)" = $((filtered + 1)) ]; }
-
-reverse_path_drops() { nstat -asz TcpExtIPReversePathFilter | awk '/^Tcp/ { print $2 }'; }
-
-# A stray SYN that is delivered ends the flow on every kernel. A stock kernel drops the SYN; the
-# module replays it, as if the stranger had sent it again.
-case_is delivered_syn_live "stray SYN, delivered; server drained"
-delivered_syn_live() { strangers_syn_is_delivered "$nat"; }
-case_is delivered_syn_live_ipv6 "stray SYN, delivered; server drained, IPv6"
-delivered_syn_live_ipv6() { strangers_syn_is_delivered "$nat6"; }
-
-strangers_syn_is_delivered()
-{
-	settings 1 1
-	reconnect "$1" "drained_and_delivered $1" --end live --timeout 1s
-	undrain -t "$1"
-	found "broken"
-	[ "$connected" = false ] || fault "the flow goes on"
-	replays tcp_drained
-}
-
-drained_and_delivered()
-{
-	drain -t "$1"
-	console=stranger stray_syn "$1"
-	busywait 5000 no_live_entry || fault "the SYN does not end the flow"
-}
-
-no_live_entry() { ! entry_is ESTABLISHED; }
-
-# A SYN with a wrong checksum, to a flow that has ended. conntrack finds it invalid and attaches
-# nothing to it, so the module does not look at it.
-
-# A rule drops what is invalid: the SYN has no effect.
-case_is damaged_syn_closed "damaged SYN, dropped as invalid; flow closed"
-damaged_syn_closed() { damaged_syn_is_dropped "$nat"; }
-case_is damaged_syn_closed_ipv6 "damaged SYN, dropped as invalid; closed, IPv6"
-damaged_syn_closed_ipv6() { damaged_syn_is_dropped "$nat6"; }
-
-damaged_syn_is_dropped()
-{
-	settings 1 0
-	reconnect "$1" "closed_and_damaged $1 dropped" --end server-rst
-	nft delete table inet strays
-	first_packet lost
-	goes_elsewhere
-	counts "matched 1, replayed_tcp_closed 1"
-}
-
-# Where no rule drops it, IPVS takes the damaged SYN for the first packet of a new flow. The client's
-# own SYN then belongs to that flow, and is not lost even with the old conntrack.
-case_is damaged_syn_delivered "damaged SYN, delivered; flow closed"
-damaged_syn_delivered() { damaged_syn_is_delivered "$nat"; }
-case_is damaged_syn_delivered_ipv6 "damaged SYN, delivered; flow closed, IPv6"
-damaged_syn_delivered_ipv6() { damaged_syn_is_delivered "$nat6"; }
-
-damaged_syn_is_delivered()
-{
-	settings 1 0
-	reconnect "$1" "closed_and_damaged $1" --end server-rst
-	nft delete table inet strays
-	first_packet kept
-	goes_elsewhere
-	leaves in_use
-}
-
-# closed_and_damaged SERVICE [dropped]
-closed_and_damaged()
-{
-	settled CLOSE
-	strays_rule input filter "tcp flags syn ct state invalid counter ${2:+drop}"
-	note_conntrack_to "$1"
-	console=other stray_syn "$1" --damaged
-	busywait 5000 one_is_counted || fault "the rule does not see the SYN"
-	[ -n "${2:-}" ] || settled SYN_RECV
-	conntrack_stays "$1"
-}
-
 # The director forwards the client's SYN to the address's new home. IPVS does not see it.
 case_is moved_away "the virtual address has moved to another machine"
 moved_away()
@@ -657,226 +352,11 @@ closed_and_moved()
 # In a VRF, a packet passes PRE_ROUTING twice, once for the link and once for the VRF.
 
 case_is vrf_rst "client in a VRF, server's RST"
-vrf_rst() { in_vrf server_rst "$nat"; goes_elsewhere; }
+vrf_rst() { in_vrf after_rst "$nat"; goes_elsewhere; }
 case_is vrf_rst_ipv6 "client in a VRF, server's RST, IPv6"
-vrf_rst_ipv6() { in_vrf server_rst "$nat6"; goes_elsewhere; }
+vrf_rst_ipv6() { in_vrf after_rst "$nat6"; goes_elsewhere; }
 case_is vrf_drained "client in a VRF, server drained"
-vrf_drained() { in_vrf drained_while_open "$nat"; }
-
-# On a bridge with br_netfilter, bridged packets pass the IP hooks.
-
-case_is bridge_rst "client on a bridge with netfilter, server's RST"
-bridge_rst() { on_bridge server_rst "$nat"; goes_elsewhere; }
-case_is bridge_rst_ipv6 "client on a bridge with netfilter, server's RST, IPv6"
-bridge_rst_ipv6() { on_bridge server_rst "$nat6"; goes_elsewhere; }
-
-on_bridge()
-{
-	ip -batch - <<-END || fault "cannot make the bridge"
-		link add bridge type bridge
-		link set bridge up
-		link set client master bridge
-		link set stranger master bridge
-		address delete 10.0.0.1/24 dev client
-		address add 10.0.0.1/24 dev bridge
-		address delete fd00:0::1/64 dev client
-		address add fd00:0::1/64 dev bridge nodad
-	END
-	[ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fault "no br_netfilter"
-	sysctl_set bridge/bridge-nf-call-iptables 1
-	sysctl_set bridge/bridge-nf-call-ip6tables 1
-	ip -n "$client" neigh flush dev director
-	"$@"
-	ip -batch - <<-END || fault "cannot take the bridge away"
-		link delete bridge
-		address add 10.0.0.1/24 dev client
-		address replace fd00:0::1/64 dev client nodad
-	END
-	ip -n "$client" neigh flush dev director
-}
-
-# The stray SYN goes to a neighbour on the other side of the bridge: it passes PRE_ROUTING and FORWARD,
-# and IPVS does not see it.
-case_is bridged_syn_live "stray SYN, bridged past; server drained"
-bridged_syn_live() { on_bridge stray_is_bridged "$nat" 10.0.0.3; }
-case_is bridged_syn_live_ipv6 "stray SYN, bridged past; server drained, IPv6"
-bridged_syn_live_ipv6() { on_bridge stray_is_bridged "$nat6" fd00:0::3; }
-
-# stray_is_bridged SERVICE NEIGHBOUR
-stray_is_bridged()
-{
-	settings 1 1
-	reconnect "$1" "drained_and_bridged $*" --end live
-	undrain -t "$1"
-	goes_on
-	unseen
-}
-
-drained_and_bridged()
-{
-	local to=${1%:*}
-
-	to=${to//[][]/}
-	drain -t "$1"
-	note_conntrack_to "$1"
-	strays_rule forward filter "tcp flags syn counter"
-	configure "$client" <<-END
-		neigh replace $2 lladdr 02:00:00:00:00:03 dev director nud permanent
-		route add $to via $2
-	END
-	console=other stray_syn "$1"
-	busywait 5000 one_is_counted || fault "the SYN is not bridged"
-	ip -n "$client" route delete "$to"
-	nft delete table inet strays
-	conntrack_stays "$1"
-}
-
-# SYNs that the client's TCP would not send. The harness sends them itself, and sees whether they are
-# answered; the server is read from IPVS's entry.
-
-# by_hand KIND SERVICE BETWEEN ARGUMENTS...
-by_hand()
-{
-	local frames=''
-
-	count_fragments
-	reconnect "$2" "$3" "${@:4}" --handmade "$1" --link "director=$(mac_of client)"
-	busywait 5000 find_second || fault "there is no second connection"
-	case $1 in
-	atomic) frames='[1-9]' ;;
-	fragments) frames='[2-9]' ;;
-	esac
-	[[ $(nft list table netdev fragments) =~ packets\ $frames ]] || fault "there were no fragments"
-	nft delete table netdev fragments
-}
-
-# Sets `second` to the server of the last client port's entry. Fails while the old entry is there.
-find_second()
-{
-	local from entry servers=()
-
-	printf -v from %04X "$port"
-	while read -r entry; do
-		[[ ! $entry =~ \ $from\ [0-9A-Fa-f:]+\ 0050\ (0A020|fd00:0002:000)([12]) ]] ||
-			servers+=("rs${BASH_REMATCH[2]}")
-	done </proc/net/ip_vs_conn
-	[ ${#servers[@]} = 1 ] && second=${servers[0]}
-}
-
-# In fragments, which conntrack reassembles. Over IPv6 the first fragment, with its extra header, is as
-# large as the reassembled packet, so the module can replay that, too.
-
-case_is fragmented_syn_rst "SYN in fragments, server's RST"
-fragmented_syn_rst() { rst_by_hand fragments "$nat" lost; }
-case_is fragmented_syn_rst_ipv6 "SYN in fragments, server's RST, IPv6"
-fragmented_syn_rst_ipv6() { rst_by_hand fragments "$nat6" lost; }
-case_is fragmented_syn_drained "SYN in fragments, server drained"
-fragmented_syn_drained() { drained_by_hand fragments "$nat"; }
-case_is fragmented_syn_drained_ipv6 "SYN in fragments, server drained, IPv6"
-fragmented_syn_drained_ipv6() { drained_by_hand fragments "$nat6"; }
-
-# A fragment header on a whole packet: conntrack and IPVS ignore it.
-case_is atomic_fragment_rst_ipv6 "SYN behind a fragment header, server's RST, IPv6"
-atomic_fragment_rst_ipv6() { rst_by_hand atomic "$nat6" lost; }
-
-rst_by_hand()
-{
-	settings 1 0
-	by_hand "$1" "$2" "settled CLOSE" --end server-rst
-	first_packet "$3"
-	goes_elsewhere
-	replays tcp_closed
-}
-
-drained_by_hand()
-{
-	settings 1 1
-	by_hand "$1" "$2" "drain -t $2" --end hold
-	undrain -t "$2"
-	first_packet lost
-	goes_elsewhere
-	replays tcp_drained
-}
-
-# A datagram in fragments, which conntrack reassembles. Over IPv6 the result is larger than the
-# fragments were. A router must not send that on in larger pieces, and the replayed packet would not
-# carry that limit: the module leaves it to IPVS.
-
-case_is fragments_server_deleted "UDP in fragments, server deleted"
-fragments_server_deleted()
-{
-	fragments "$nat" kept
-	replays udp_gone
-}
-
-case_is fragments_server_deleted_ipv6 "UDP in fragments, server deleted, IPv6"
-fragments_server_deleted_ipv6()
-{
-	fragments "$nat6" lost
-	leaves fragments
-}
-
-# fragments SERVICE MODULE
-fragments()
-{
-	settings 1 0
-	reconnect "$1" "udp_server_goes $1" --proto udp --size 2000 --end hold
-	restore -u "$1"
-	first_packet lost "$2"
-	goes_elsewhere
-}
-
-# With expire_nodest_conn=0 the server's entries survive its deletion.
-udp_server_goes()
-{
-	remove -u "$1"
-	settings 1 1
-}
-
-# With IPv6 destination options between the IP header and the TCP header.
-
-case_is extension_header_rst "IPv6 extension header, server's RST"
-extension_header_rst() { server_rst "$nat6" --extended; goes_elsewhere; }
-case_is extension_header_drained "IPv6 extension header, server drained"
-extension_header_drained() { drained_while_open "$nat6" --extended; }
-
-# With a sequence number and a timestamp older than the old connection's, as a client sends them that
-# has rebooted, or that shares an address with others. Neither IPVS nor conntrack compares them.
-
-# conntrack reopens a flow that has ended with FINs.
-case_is old_syn_fin "older sequence and timestamp, server's FIN"
-old_syn_fin()
-{
-	settings 1 0
-	by_hand old "$nat" "settled TIME_WAIT" --end fin
-	first_packet kept
-	goes_elsewhere
-	unseen
-}
-
-case_is old_syn_rst "older sequence and timestamp, server's RST"
-old_syn_rst() { rst_by_hand old "$nat" lost; }
-case_is old_syn_rst_ipv6 "older sequence and timestamp, server's RST, IPv6"
-old_syn_rst_ipv6() { rst_by_hand old "$nat6" lost; }
-case_is old_syn_drained "older sequence and timestamp, server drained"
-old_syn_drained() { drained_by_hand old "$nat"; }
-
-# A server with the connection in TIME_WAIT does compare them. With one real server only, that server
-# is asked again: it answers for the old connection, the client's TCP resets that, and the server
-# accepts the next SYN. conntrack reopens the flow for both SYNs.
-case_is old_syn_same_server "older sequence and timestamp, same server"
-old_syn_same_server()
-{
-	settings 1 0
-	by_hand old "$rs2" "settled TIME_WAIT" --end fin
-	[ "$connected" = true ] || fault "no second connection"
-	[ "$syn_retransmits" = 1 ] || fault "SYNs sent again: $syn_retransmits"
-	outcome="refused once by the server ($ms ms)" result=$ms$'\t1'
-	stays
-	unseen
-	witness_says drop || return
-	[ "$count" = 0 ] || fault "ipvs-watch saw IPVS drop $count" "${witness[@]}"
-}
+vrf_drained() { in_vrf after_drain "$nat"; }
 
 ##############################################################################
 

@@ -4,7 +4,7 @@
 # Checks that a stranger who floods the director with forged SYNs does no more harm than on a stock
 # kernel. A live flow survives a flood with its addresses if it does so on stock. A flood that reopens
 # flows lets other clients' connections through, and does not use up memory. lib/cases.sh says how a case is
-# judged; clients.sh has single stray SYNs; docs/threat-model.md has the conclusions.
+# judged; stray_syns.sh has single ones; docs/threat-model.md has the conclusions.
 #
 # The network is in lib.sh. The stranger has a link of its own to the director.
 #
@@ -21,6 +21,8 @@
 # shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
+# shellcheck source=selftests/lib/stranger.sh
+. "$(dirname "$0")/../lib/stranger.sh"
 
 need_tools socat
 need_modules nft_masq
@@ -39,6 +41,8 @@ setup()
 
 	begin_director 2
 	make_stranger
+	ip route add 10.6.0.0/24 via 10.3.0.2
+	configure "$stranger" <<<"address add 10.6.0.2/32 dev lo"
 	for n in 1 2; do
 		configure "${servers[n]}" <<<"address add $dr dev lo"
 	done
@@ -67,29 +71,6 @@ setup()
 			TCP6-LISTEN:81,ipv6only=0,fork,reuseaddr,backlog=16 OPEN:/dev/null &
 		harness_pids+=($!)
 	done
-}
-
-make_stranger()
-{
-	stranger=stranger-${client#*-}
-	more_namespaces+=("$stranger")
-	{
-		echo "netns add $stranger"
-		echo "link add stranger type veth peer name director netns $stranger"
-		echo "address add 10.3.0.1/24 dev stranger"
-		echo "address add fd00:3::1/64 dev stranger nodad"
-		echo "link set stranger up"
-		echo "route add 10.6.0.0/24 via 10.3.0.2"
-	} | ip -batch - || bail_out "cannot make the stranger"
-	configure "$stranger" <<-END
-		link set lo up
-		address add 10.0.0.2/32 dev lo
-		address add 10.6.0.2/32 dev lo
-		address add 10.3.0.2/24 dev director
-		link set director up
-		route add default via 10.3.0.1
-	END
-	no_reverse_path_filter
 }
 
 ##############################################################################
@@ -175,30 +156,12 @@ reset_and_syn()
 
 	# A packet that is replayed passes the rules twice.
 	[ -n "${1:-}" ] || [ "$half" = stock ] || passes=2
-	stray --reset
+	console=stranger stray_syn "$nat:80" --reset
 	settled CLOSE
-	nft -f - <<-END || fault "cannot load the rule"
-		table inet strays {
-			chain input {
-				type filter hook input priority filter
-				iifname stranger tcp flags syn counter ${1:-}
-			}
-		}
-	END
-	stray
+	strays_rule input filter "iifname stranger tcp flags syn counter ${1:-}"
+	console=stranger stray_syn "$nat:80"
 	busywait 5000 rule_counts "$passes" || fault "the rule does not see the SYN $passes times"
 }
-
-# stray [--reset]: the stranger sends a SYN or a RST with the flow's addresses.
-stray()
-{
-	local line
-
-	console=stranger ask "syn --from 10.0.0.2:$port --to $nat:80 $*"
-	[[ $line = *sent* ]] || fault "nothing is sent: $line"
-}
-
-rule_counts() { [[ $(nft list table inet strays) = *"packets $1 "* ]]; }
 
 # sends ADDR BEFORE: a client sends to a service. BEFORE runs, and then the stranger floods the service
 # with SYNs that have the flow's addresses. Sets `connected`: whether the client could send all the time.
@@ -231,12 +194,6 @@ flood()
 		--from "$1" --to "$2" --ports "$3" --time "${@:4}")
 	[[ $line =~ \"per_second\":([0-9]+) ]] || fault "no flood: $line"
 	rate=${BASH_REMATCH[1]:-0}
-}
-
-goes_on()
-{
-	found "goes on"
-	[ "$connected" = true ] || fault "the flow does not go on"
 }
 
 # is_counted COUNTER: whether this counter of the module has grown.

@@ -385,6 +385,9 @@ track_connections
 start_servers --proto tcp --proto udp --listen 0.0.0.0:80
 insmod "$fail_alloc" || bail_out "cannot insert $fail_alloc"
 choose_cases "$@"
-# The case `load` leaves the module loaded.
-[[ $cases = " load"* ]] || load_module || bail_out "insmod does not take $MODULE"
+# What the first cases leave for the others.
+if [[ $cases != " load"* ]]; then
+	load_module || bail_out "insmod does not take $MODULE"
+	ipvsadm -A -u "$service" -o -s p2c
+fi
 check_cases
