@@ -18,8 +18,8 @@
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/../lib/cases.sh"
+# shellcheck source=selftests/lib/twice.sh
+. "$(dirname "$0")/../lib/twice.sh"
 
 need_tools clang iptables ip6tables python3 tc
 need_modules 8021q act_ct act_mirred act_skbedit bridge br_netfilter cls_flower cls_matchall esp4 esp6 \
@@ -51,49 +51,16 @@ setup()
 ##############################################################################
 # The cases
 
-# saved SERVICE: the second connection's first packet, after the server's RST.
-saved()
-{
-	server_rst "$1" lost
-	goes_elsewhere
-	replays tcp_closed
-}
-
-# server_rst SERVICE OUTCOME...: of the first packet, as first_packet has it.
-server_rst()
-{
-	settings 1 0
-	reconnect "$1" closed_and_counted --end server-rst
-	first_packet "${@:2}"
-}
-
-closed_and_counted() { settled CLOSE; before=$(passed); }
-
-# passes MATCH COMMAND...: a COMMAND that makes two connections. Only SYNs that MATCH is true of
-# come to IPVS. Of the second connection's, each must do so that the client sends, and the one that
-# is replayed once more.
+# passes MATCH COMMAND...: a COMMAND that makes two connections. Only SYNs that MATCH is true of come to
+# IPVS, and all of them must.
 passes()
 {
-	local before='' count expected
-
-	nft -f - <<-END || fault "cannot load the rules"
-		table inet path {
-			chain input {
-				type filter hook input priority filter
-				tcp flags & (fin | syn | rst | ack) == syn $1 counter accept
-				tcp flags & (fin | syn | rst | ack) == syn counter drop
-			}
-		}
-	END
-	"${@:2}"
-	count=$(($(passed) - before))
-	nft delete table inet path
-	expected=$((syn_retransmits + 1))
-	[ "$half" = stock ] || ((syn_retransmits)) || expected=2
-	[ "$count" = "$expected" ] || fault "expected $expected SYNs to pass by $1, $count did"
+	meets_twice "chain input {
+		type filter hook input priority filter
+		$syn $1 counter accept
+		$syn counter drop
+	}" "${@:2}"
 }
-
-passed() { [[ ! $(nft list table inet path 2>&1) =~ packets\ ([0-9]+) ]] || echo "${BASH_REMATCH[1]}"; }
 
 # on_ingress COMMAND FILTER...: with such a tc filter for what comes from the client.
 on_ingress()
@@ -372,9 +339,9 @@ seen_twice()
 {
 	local line
 
-	coproc sniffer { exec "$here/lib/paths.py" sniff client; }
+	coproc sniffer { exec "$here/lib/sockets.py" sniff client; }
 	read -r -t 20 line <&"${sniffer[0]}"
-	[ "$line" = READY ] || fault "paths.py sniff says ${line:-nothing}"
+	[ "$line" = READY ] || fault "sockets.py sniff says ${line:-nothing}"
 	on_ingress "saved_and_counted" protocol ip flower ip_proto tcp src_ip 10.0.0.2 tcp_flags 0x2/0x17 action ok
 	# shellcheck disable=SC2154 # coproc sets it
 	kill "$sniffer_PID"

@@ -14,8 +14,8 @@
 
 # shellcheck disable=SC2034 # for lib/cases.sh
 # shellcheck disable=SC2317 # cases are called by name
-# shellcheck source=selftests/lib/cases.sh
-. "$(dirname "$0")/../lib/cases.sh"
+# shellcheck source=selftests/lib/twice.sh
+. "$(dirname "$0")/../lib/twice.sh"
 # shellcheck source=selftests/lib/nfqueue.sh
 . "$(dirname "$0")/../lib/nfqueue.sh"
 
@@ -58,8 +58,8 @@ setup()
 	start_odd_client in_vrf device=red
 }
 
-# start_odd_client NAME SOCKET [COMMAND...]: a console whose TCP sockets are as paths.py makes them.
-start_odd_client() { harness=$here/lib/paths.py start_console "$1" "${@:3}" env SOCKET="$2"; }
+# start_odd_client NAME SOCKET [COMMAND...]: a console whose TCP sockets are as sockets.py makes them.
+start_odd_client() { harness=$here/lib/sockets.py start_console "$1" "${@:3}" env SOCKET="$2"; }
 
 start_server_here()
 {
@@ -75,14 +75,6 @@ start_server_here()
 ##############################################################################
 # The cases
 
-# saved SERVICE [ARGUMENTS...]: the second connection's first packet, after the server's RST.
-saved()
-{
-	server_rst "$1" lost
-	goes_elsewhere
-	replays tcp_closed
-}
-
 # left SERVICE REASON: it is lost with the module, too.
 left()
 {
@@ -91,40 +83,15 @@ left()
 	leaves "$2"
 }
 
-# server_rst SERVICE OUTCOME...: of the first packet, as first_packet has it.
-server_rst()
-{
-	settings 1 0
-	reconnect "$1" closed_and_counted --end server-rst
-	first_packet "${@:2}"
-}
-
-closed_and_counted() { settled CLOSE; before=$(passed); }
-
 # with_rule HOOK PRIORITY RULE COMMAND...: a COMMAND that makes two connections, with such a rule for
-# SYNs to port 80. It must count those of the second that the client sends, and the one that is
-# replayed once more.
+# SYNs to port 80.
 with_rule()
 {
-	local before='' count expected
-
-	nft -f - <<-END || fault "cannot load the rule"
-		table inet path {
-			chain $1 {
-				type filter hook $1 priority $2
-				tcp dport 80 tcp flags & (fin | syn | rst | ack) == syn $3
-			}
-		}
-	END
-	"${@:4}"
-	count=$(($(passed) - before))
-	nft delete table inet path
-	expected=$((syn_retransmits + 1))
-	[ "$half" = stock ] || ((syn_retransmits)) || expected=2
-	[ "$count" = "$expected" ] || fault "expected $expected SYNs to meet the rule, $count did"
+	meets_twice "chain $1 {
+		type filter hook $1 priority $2
+		tcp dport 80 $syn $3
+	}" "${@:4}"
 }
-
-passed() { [[ ! $(nft list table inet path 2>&1) =~ packets\ ([0-9]+) ]] || echo "${BASH_REMATCH[1]}"; }
 
 case_is options_rst "IPv4 options, server's RST"
 options_rst() { client_is=options left "$nat" options; }
@@ -289,9 +256,9 @@ icmp_error_rst()
 			}
 		}
 	END
-	coproc sender { exec nsenter --net="/run/netns/$client" -- "$here/lib/paths.py" icmp-errors 10.0.0.2 "$nat"; }
+	coproc sender { exec nsenter --net="/run/netns/$client" -- "$here/lib/sockets.py" icmp-errors 10.0.0.2 "$nat"; }
 	read -r -t 20 line <&"${sender[0]}"
-	[ "$line" = READY ] || fault "paths.py icmp-errors says ${line:-nothing}"
+	[ "$line" = READY ] || fault "sockets.py icmp-errors says ${line:-nothing}"
 	reconnect "$nat" settled_and_error --end server-rst
 	# shellcheck disable=SC2154 # coproc sets it
 	kill "$sender_PID"

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the tests of paths need beside the harness: sockets with options that it does not set.
 
-usage: paths.py console        as `harness console`, for `reconnect` of TCP with --end server-rst.
-                               SOCKET names what its sockets are to have: options, fast-open,
-                               mark=N, device=NAME
-       paths.py sniff DEVICE   for each line `PORT` from standard input, prints how many SYNs from
-                               that port a packet socket on DEVICE has seen
-       paths.py icmp-errors CLIENT SERVER:PORT
-                               for each line `PORT` from standard input, sends SERVER an ICMP error
-                               about a TCP packet of its own to that port of CLIENT
+usage: sockets.py console       as `harness console`, for `reconnect` of TCP with --end server-rst.
+                                SOCKET names what its sockets are to have: options, fast-open,
+                                mark=N, device=NAME
+       sockets.py sniff DEVICE  for each line `PORT` from standard input, prints how many SYNs from
+                                that port a packet socket on DEVICE has seen
+       sockets.py icmp-errors CLIENT SERVER:PORT
+                                for each line `PORT` from standard input, sends SERVER an ICMP error
+                                about a TCP packet of its own to that port of CLIENT
 """
 
 import json
