@@ -40,7 +40,6 @@ cleanup()
 	rmmod ip_vs_reuse
 } 2>/dev/null
 
-need_root
 become_director "$@"
 need_tools conntrack ethtool ip ipvsadm nft nsenter
 need_modules dummy ip_vs ip_vs_rr nf_conntrack nft_ct veth

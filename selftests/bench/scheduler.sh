@@ -16,14 +16,6 @@
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 
-cleanup()
-{
-	ipvsadm -C
-	rmmod ip_vs_reuse
-	rm -rf "$tmp"
-} 2>/dev/null
-
-need_root
 become_director "$@"
 need_tools ip ipvsadm
 need_modules dummy ip_vs ip_vs_rr ip_vs_wrr ip_vs_wlc ip_vs_sed ip_vs_twos ip_vs_mh

@@ -40,15 +40,11 @@ cleanup()
 {
 	kill "${keepalived_pids[@]}" "${health_pids[@]}"
 	wait "${keepalived_pids[@]}"
-	cleanup_network
-	ipvsadm -C
-	[ "$half" = stock ] || rmmod ip_vs_reuse
-	rm -rf "$tmp"
+	cleanup_director
 } 2>/dev/null
 
 half=stock
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
-need_root
+need_stock
 become_director "$@"
 need_tools conntrack ip ipvsadm keepalived nft nsenter sysctl
 need_modules bridge ip_vs ip_vs_rr nf_conntrack nft_ct veth

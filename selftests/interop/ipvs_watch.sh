@@ -26,7 +26,6 @@ cleanup()
 	rm -rf "$tmp"
 } 2>/dev/null
 
-need_root
 become_director "$@"
 need_tools conntrack ip ipvsadm nft nsenter script setpriv
 need_harness
@@ -628,7 +627,7 @@ holds_the_module()
 
 ##############################################################################
 
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+need_stock
 choose_cases "$@"
 # shellcheck disable=SC2086 # lists
 set -- $start_cases $watched_cases $cases $module_cases

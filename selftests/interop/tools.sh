@@ -32,15 +32,11 @@ cleanup()
 {
 	[ -z "$tool_pid" ] || kill "$tool_pid"
 	[ -z "${nginx_pids[*]}" ] || kill "${nginx_pids[@]}"
-	cleanup_network
-	ipvsadm -C
-	[ "$half" = stock ] || rmmod ip_vs_reuse
-	rm -rf "$tmp"
+	cleanup_director
 } 2>/dev/null
 
 half=stock
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
-need_root
+need_stock
 become_director "$@"
 need_tools ab curl ip ipvsadm ipvsadm-restore ipvsadm-save keepalived ldirectord nft nginx nsenter nstat ss sysctl wrk
 need_modules ip_vs ip_vs_rr ip_vs_wlc nf_conntrack nft_ct veth

@@ -27,15 +27,6 @@
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-cleanup()
-{
-	cleanup_network
-	rm -rf "$tmp"
-	ipvsadm -C
-	rmmod ip_vs_reuse
-} 2>/dev/null
-
-need_root
 become_director "$@"
 need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct nft_masq veth

@@ -37,7 +37,6 @@ cleanup()
 	rm -rf "$tmp"
 }
 
-need_root
 become_director "$@"
 need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nft_chain_nat nft_ct veth
@@ -542,7 +541,7 @@ run_both_halves()
 		ktap_exit
 	fi
 
-	[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+	need_stock
 	# shellcheck disable=SC2086 # lists
 	set -- $cases $cases $module_cases
 	ktap_plan $#

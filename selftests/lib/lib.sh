@@ -228,6 +228,12 @@ check_halves()
 	ktap_exit
 }
 
+# A kernel without the module.
+need_stock()
+{
+	[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+}
+
 # MODULE, which the test loads by itself.
 need_module()
 {
@@ -302,9 +308,11 @@ complaints() { dmesg --level=warn,err,crit,alert,emerg; }
 # The network
 
 # become_director "$@": starts the script again, in a network namespace of its own. There it
-# gets `tmp`, a directory, and the script's function `cleanup` is called at its end.
+# gets `tmp`, a directory, and `cleanup` is called at its end, the script's or this one.
+cleanup() { cleanup_director; }
 become_director()
 {
+	need_root
 	[ -n "${IS_DIRECTOR:-}" ] || IS_DIRECTOR=yes exec unshare --net -- "$0" "$@"
 	# shellcheck disable=SC2034 # for who sources this
 	tmp=$(mktemp -d)
@@ -415,6 +423,20 @@ mac_of()
 # configure NAMESPACE: with lines of `ip` from standard input.
 configure() { ip -n "$1" -batch - || bail_out "cannot configure $1"; }
 
+# link_twice: a second link from the client to the director, where they are called `second` and
+# `client2`: two processors have packets to handle. Sets `links`, both, as the harness takes them.
+link_twice()
+{
+	configure "$client" <<-END
+		link add second type veth peer name client2 netns $$
+		link set second up
+	END
+	ip link set client2 up
+	no_reverse_path_filter
+	# shellcheck disable=SC2034 # for who sources this
+	links=(director="$(mac_of client)" second="$(mac_of client2)")
+}
+
 # link_backup: a second director beside setup_network's, linked to the first, the client and each
 # real server, where the link is `backup`. Sets `backup`, its namespace. Addresses are the script's.
 link_backup()
@@ -476,6 +498,15 @@ start_console()
 	console_in[$1]=$in
 	console_out[$1]=$out
 }
+
+# What every cleanup does. Not all of it has been made where a script ends early.
+cleanup_director()
+{
+	cleanup_network
+	ipvsadm -C
+	rmmod ip_vs_reuse
+	rm -rf "$tmp"
+} 2>/dev/null
 
 cleanup_network()
 {

@@ -35,7 +35,6 @@ cleanup()
 } 2>/dev/null
 
 need_module
-need_root
 become_director "$@"
 need_tools awk depmod ip ipvsadm nft nsenter python3 tc
 need_modules dummy ip_vs ip_vs_rr ip_vs_twos ip_vs_wlc nf_tables sch_netem veth

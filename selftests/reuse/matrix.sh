@@ -38,7 +38,6 @@ cleanup()
 	rm -rf "$tmp"
 }
 
-need_root
 become_director "$@"
 need_tools ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_fo nf_conntrack nft_ct veth
@@ -686,7 +685,7 @@ for name in $chosen; do
 	case $name in *,*) checks=$((checks + 5)) ;; *) checks=$((checks + 2)) ;; esac
 done
 
-[ ! -e /sys/module/ip_vs_reuse ] || skip_all "needs the stock kernel first: rmmod ip_vs_reuse"
+need_stock
 read_expected
 ktap_plan $checks
 setup

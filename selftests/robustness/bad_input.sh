@@ -50,12 +50,7 @@ setup()
 	for n in 1 2; do
 		configure "${servers[n]}" <<<"address add ${dr%:*} dev lo"
 	done
-	configure "$client" <<-END
-		link add second type veth peer name client2 netns $$
-		link set second up
-	END
-	ip link set client2 up
-	no_reverse_path_filter
+	link_twice
 	for proto in "${protos[@]}"; do
 		service "$proto" $nat -m 80
 		service "$proto" "$nat6" -m 80
@@ -66,7 +61,6 @@ setup()
 	start_traffic --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp --proto udp
 	start_console packets nsenter --net="/run/netns/$client" --
 	start_console live nsenter --net="/run/netns/$client" --
-	links=(director="$(mac_of client)" second="$(mac_of client2)")
 }
 
 # change_rs2 CHANGE [WEIGHT]: ipvsadm's CHANGE (-a, -e, -d) to rs2 in every service.

@@ -22,13 +22,7 @@ need_modules nft_numgen sch_netem
 setup()
 {
 	begin_bound
-	configure "$client" <<-END
-		link add second type veth peer name client2 netns $$
-		link set second up
-	END
-	ip link set client2 up
-	no_reverse_path_filter
-	links=(director="$(mac_of client)" second="$(mac_of client2)")
+	link_twice
 }
 
 ##############################################################################

@@ -36,14 +36,10 @@ cleanup()
 	stop_traffic
 	[ ! -e "$second_cpu" ] || echo 1 >"$second_cpu"
 	ip netns delete "$other"
-	cleanup_network
-	ipvsadm -C
-	rmmod ip_vs_reuse
-	rm -rf "$tmp"
+	cleanup_director
 } 2>/dev/null
 
 need_module
-need_root
 become_director "$@"
 need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr ip_vs_wlc ip_vs_mh ip_vs_sh ip_vs_twos nf_conntrack nft_ct veth

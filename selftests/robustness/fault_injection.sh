@@ -26,15 +26,11 @@ reopened=10.9.0.2:80		# TCP
 cleanup()
 {
 	rmmod ip_vs_fail_alloc
-	cleanup_network
 	ip netns delete "$made"
-	ipvsadm -C
-	rmmod ip_vs_reuse
-	rm -rf "$tmp"
+	cleanup_director
 } 2>/dev/null
 
 need_module
-need_root
 become_director "$@"
 need_tools ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct veth

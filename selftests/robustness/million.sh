@@ -33,14 +33,10 @@ ports=$((5 * concurrency))
 cleanup()
 {
 	stop_draining
-	cleanup_network
-	ipvsadm -C
-	rmmod ip_vs_reuse
-	rm -rf "$tmp"
+	cleanup_director
 } 2>/dev/null
 
 need_module
-need_root
 become_director "$@"
 need_tools conntrack ip ipvsadm nft nsenter
 need_modules ip_vs ip_vs_rr nf_conntrack nft_ct nft_masq veth
