@@ -50,20 +50,13 @@ service=10.9.0.1
 # The port of the sinks, and of the virtual service in front of the server's.
 sink_port=5201
 sink_pids=()
-loads="stream stream_expire_nodest queries queries_expire_nodest fresh_ports elsewhere"
-declare -A label_of=(
-	[stream]="UDP, one-way stream"
-	[stream_expire_nodest]="the same, expire_nodest_conn=1"
-	[queries]="UDP, query and reply"
-	[queries_expire_nodest]="the same, expire_nodest_conn=1"
-	[fresh_ports]="TCP, new connection"
-	[elsewhere]="UDP stream, no IPVS, loopback"
-)
-# How many are timed, by the batch: 10 datagrams, one query, one connection.
-declare -A count_of=(
-	[stream]=10000 [stream_expire_nodest]=10000 [queries]=4000 [queries_expire_nodest]=4000
-	[fresh_ports]=2000 [elsewhere]=10000
-)
+
+# load_is NAME COUNT LABEL: the function NAME, which follows, is a load. COUNT are timed, by the batch: 10
+# datagrams, one query, one connection.
+loads=
+declare -A count_of=()
+load_is() { add_case loads "$1" "$3"; count_of[$1]=$2; }
+
 # What each may cost at most, in percent of stock.
 declare -A goal_of=(
 	[stream.module]=0.7 [stream_expire_nodest.module]=0.7
@@ -243,12 +236,17 @@ expect_conntracks()
 	((n >= $1)) || bail_out "$load: $n conntrack entries, expected $1 (${*:2})"
 }
 
+load_is stream 10000 "UDP, one-way stream"
 stream()
 {
 	stream_to $service "${servers[1]}"
 	expect_conntracks 1 -p udp --orig-port-src $port
 }
 
+load_is stream_expire_nodest 10000 "the same, expire_nodest_conn=1"
+stream_expire_nodest() { with_expire_nodest stream; }
+
+load_is queries 4000 "UDP, query and reply"
 queries()
 {
 	port=$((port + 1))
@@ -256,7 +254,7 @@ queries()
 	expect_conntracks 1 -p udp --orig-port-src $port
 }
 
-stream_expire_nodest() { with_expire_nodest stream; }
+load_is queries_expire_nodest 4000 "the same, expire_nodest_conn=1"
 queries_expire_nodest() { with_expire_nodest queries; }
 
 with_expire_nodest()
@@ -266,6 +264,7 @@ with_expire_nodest()
 	sysctl_set ipv4/vs/expire_nodest_conn 0
 }
 
+load_is fresh_ports 2000 "TCP, new connection"
 fresh_ports()
 {
 	local first=$((port + 1))
@@ -275,6 +274,7 @@ fresh_ports()
 	expect_conntracks "$count" -p tcp --orig-dst $service
 }
 
+load_is elsewhere 10000 "UDP stream, no IPVS, loopback"
 elsewhere() { stream_to 10.0.0.2 "$client"; }
 
 median() { sort -n | sed -n "$(((rounds + 1) / 2))p"; }
