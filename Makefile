@@ -91,7 +91,7 @@ docs: kernel
 	$(Q)scripts/docs.sh
 patches-check: kernel
 	$(Q)scripts/patches-check.sh
-	$(Q)IPVS=patched scripts/in-vm.sh selftests/run.sh cases reuse/matrix.sh
+	$(Q)IPVS=patched VM_TIMEOUT=2700 scripts/in-vm.sh selftests/run.sh cases reuse/matrix.sh
 compare: kernel
 	$(Q)scripts/compare.sh
 ipvs: root

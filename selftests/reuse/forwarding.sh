@@ -86,16 +86,6 @@ client_rst()
 	replays tcp_closed
 }
 
-drained_while_open()
-{
-	settings 1 1
-	reconnect "$1" "drain -t $1" --end hold
-	undrain -t "$1"
-	first_packet lost
-	goes_elsewhere
-	replays tcp_drained
-}
-
 # With one direction only, conntrack stays in SYN_SENT: neither a FIN nor a RST ends the flow for it,
 # and it does not reopen the flow.
 half_closed()
@@ -119,7 +109,7 @@ nat_ipv6_client_rst()
 }
 
 case_is nat_ipv6_drained "still open, server drained, IPv6"
-nat_ipv6_drained() { drained_while_open "$nat6"; }
+nat_ipv6_drained() { after_drain "$nat6"; }
 
 case_is nat_ipv6_server_rst_drained "server's RST, then drained, IPv6"
 nat_ipv6_server_rst_drained()
@@ -139,13 +129,13 @@ closed_then_drained()
 }
 
 case_is dr_drained "DR, still open, server drained"
-dr_drained() { drained_while_open "$dr"; }
+dr_drained() { after_drain "$dr"; }
 case_is dr_ipv6_half_closed "DR, client's FIN, conn_reuse_mode=3, IPv6"
 dr_ipv6_half_closed() { half_closed "$dr6"; }
 case_is dr_ipv6_client_rst "DR, client's RST, IPv6"
 dr_ipv6_client_rst() { client_rst "$dr6"; }
 case_is dr_ipv6_drained "DR, still open, server drained, IPv6"
-dr_ipv6_drained() { drained_while_open "$dr6"; }
+dr_ipv6_drained() { after_drain "$dr6"; }
 
 # The director sees the client's FIN only. Unless conn_reuse_mode contains 2, IPVS goes on with such a
 # flow.
@@ -162,42 +152,42 @@ dr_mode_1_sticks()
 case_is ipip_client_rst "TUN, client's RST"
 ipip_client_rst() { client_rst "$ipip"; }
 case_is ipip_drained "TUN, still open, server drained"
-ipip_drained() { drained_while_open "$ipip"; }
+ipip_drained() { after_drain "$ipip"; }
 case_is ipip_ipv6_half_closed "TUN, client's FIN, conn_reuse_mode=3, IPv6"
 ipip_ipv6_half_closed() { half_closed "$ipip6"; }
 case_is ipip_ipv6_drained "TUN, still open, server drained, IPv6"
-ipip_ipv6_drained() { drained_while_open "$ipip6"; }
+ipip_ipv6_drained() { after_drain "$ipip6"; }
 
 case_is gue_half_closed "TUN (GUE), client's FIN, conn_reuse_mode=3"
 gue_half_closed() { half_closed "$gue"; }
 case_is gue_client_rst "TUN (GUE), client's RST"
 gue_client_rst() { client_rst "$gue"; }
 case_is gue_drained "TUN (GUE), still open, server drained"
-gue_drained() { drained_while_open "$gue"; }
+gue_drained() { after_drain "$gue"; }
 case_is gue_ipv6_half_closed "TUN (GUE), client's FIN, conn_reuse_mode=3, IPv6"
 gue_ipv6_half_closed() { half_closed "$gue6"; }
 case_is gue_ipv6_drained "TUN (GUE), still open, server drained, IPv6"
-gue_ipv6_drained() { drained_while_open "$gue6"; }
+gue_ipv6_drained() { after_drain "$gue6"; }
 
 case_is gre_half_closed "TUN (GRE), client's FIN, conn_reuse_mode=3"
 gre_half_closed() { half_closed "$gre"; }
 case_is gre_client_rst "TUN (GRE), client's RST"
 gre_client_rst() { client_rst "$gre"; }
 case_is gre_drained "TUN (GRE), still open, server drained"
-gre_drained() { drained_while_open "$gre"; }
+gre_drained() { after_drain "$gre"; }
 case_is gre_ipv6_half_closed "TUN (GRE), client's FIN, conn_reuse_mode=3, IPv6"
 gre_ipv6_half_closed() { half_closed "$gre6"; }
 case_is gre_ipv6_drained "TUN (GRE), still open, server drained, IPv6"
-gre_ipv6_drained() { drained_while_open "$gre6"; }
+gre_ipv6_drained() { after_drain "$gre6"; }
 
 case_is four_in_six_half_closed "TUN (IPv4 in IPv6), client's FIN, mode 3"
 four_in_six_half_closed() { half_closed "$four_in_six"; }
 case_is four_in_six_drained "TUN (IPv4 in IPv6), still open, server drained"
-four_in_six_drained() { drained_while_open "$four_in_six"; }
+four_in_six_drained() { after_drain "$four_in_six"; }
 case_is six_in_four_half_closed "TUN (IPv6 in IPv4), client's FIN, mode 3"
 six_in_four_half_closed() { half_closed "$six_in_four"; }
 case_is six_in_four_drained "TUN (IPv6 in IPv4), still open, server drained"
-six_in_four_drained() { drained_while_open "$six_in_four"; }
+six_in_four_drained() { after_drain "$six_in_four"; }
 
 ##############################################################################
 

@@ -82,14 +82,7 @@ setup()
 # FTP. The entry of an expected data connection depends on the control connection's.
 
 case_is ftp_control_alone "FTP, server's RST"
-ftp_control_alone()
-{
-	settings 1 0
-	reconnect "$ftp" "settled CLOSE" --end server-rst
-	first_packet lost
-	goes_elsewhere
-	replays tcp_closed
-}
+ftp_control_alone() { after_rst "$ftp"; goes_elsewhere; }
 
 # IPVS keeps an entry that others depend on, and its conntrack.
 case_is ftp_control_rst "FTP, server's RST, data expected"
@@ -331,24 +324,10 @@ wide_neighbour_drained_quiescent()
 # Firewall marks. Rules set the mark again when the packet is replayed.
 
 case_is mark_rst "by firewall mark, server's RST"
-mark_rst()
-{
-	settings 1 0
-	reconnect "${mark%:*}:81" "settled CLOSE" --end server-rst
-	first_packet lost
-	goes_elsewhere
-	replays tcp_closed
-}
+mark_rst() { after_rst "${mark%:*}:81"; goes_elsewhere; }
 
 case_is mark_rst_ipv6 "by firewall mark, server's RST, IPv6"
-mark_rst_ipv6()
-{
-	settings 1 0
-	reconnect "$mark6" "settled CLOSE" --end server-rst
-	first_packet lost
-	goes_elsewhere
-	replays tcp_closed
-}
+mark_rst_ipv6() { after_rst "$mark6"; goes_elsewhere; }
 
 case_is mark_drained "by firewall mark, still open, drained"
 mark_drained()
