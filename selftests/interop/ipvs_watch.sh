@@ -52,16 +52,13 @@ setup()
 	local n
 
 	need_modules ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nft_ct veth
-	setup_network 2
+	begin_director 2
 	name=director-$$
 	ip netns attach "$name" $$
 	netns=$(stat -Lc %i /proc/self/ns/net)
-	printf 'address add %s dev lo\n' 10.9.0.1 10.9.0.4 fd00:9::1 | ip -batch -
 	for n in 1 2; do
 		echo "address add ${dr%:*} dev lo" | configure "${servers[n]}"
 	done
-	sysctl_set ipv4/vs/conntrack 1
-	track_connections
 	ipvsadm -R <<-END || bail_out "cannot make the virtual services"
 		-A -t $nat -s rr
 		-a -t $nat -r 10.2.1.2:80 -m

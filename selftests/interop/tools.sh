@@ -49,14 +49,11 @@ setup()
 {
 	local n
 
-	setup_network 2
-	printf 'address add %s dev lo\n' $vip $web | ip -batch -
-	sysctl_set ipv4/vs/conntrack 1
+	begin_director 2
 	sysctl_set ipv4/vs/expire_nodest_conn 1
 	# While IPVS grows its table it may find an old entry of a flow before the new one
 	# (docs/stock.md). Do not let it grow here.
 	sysctl_set ipv4/vs/conn_lfactor 4
-	track_connections
 	# Few ports, and no TIME_WAIT.
 	in_ns "$client" sysctl -q -w net.ipv4.ip_local_port_range="30000 30019" net.ipv4.tcp_max_tw_buckets=0
 	start_servers --listen 0.0.0.0:80

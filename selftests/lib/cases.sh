@@ -47,16 +47,6 @@ modprobe -q sctp || sctp=no
 ##############################################################################
 # The director
 
-# begin_director N: a client and N real servers; nothing but the director has the addresses
-# 10.9.0.1 to 10.9.0.9 and fd00:9::1 to fd00:9::9.
-begin_director()
-{
-	setup_network "$1"
-	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
-	sysctl_set ipv4/vs/conntrack 1
-	track_connections
-}
-
 # masquerade_and_zone MASQ ZONE: rules for the services (ADDR:PORT, TCP) that are masqueraded as
 # kube-proxy does it, and in a conntrack zone, with real servers on port 82.
 masquerade_and_zone()

@@ -411,6 +411,16 @@ track_connections()
 	END
 }
 
+# begin_director N: a client and N real servers; nothing but the director has the addresses
+# 10.9.0.1 to 10.9.0.9 and fd00:9::1 to fd00:9::9.
+begin_director()
+{
+	setup_network "$1"
+	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
+	sysctl_set ipv4/vs/conntrack 1
+	track_connections
+}
+
 # mac_of INTERFACE
 mac_of()
 {

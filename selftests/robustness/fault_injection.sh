@@ -374,10 +374,7 @@ unload()
 	nothing_is_left
 }
 
-setup_network 2
-printf 'address add %s dev lo\n' 10.9.0.1 10.9.0.2 | ip -batch -
-sysctl_set ipv4/vs/conntrack 1
-track_connections
+begin_director 2
 start_servers --proto tcp --proto udp --listen 0.0.0.0:80
 insmod "$fail_alloc" || bail_out "cannot insert $fail_alloc"
 choose_cases "$@"

@@ -52,12 +52,9 @@ setup()
 	local to
 
 	ulimit -n 65536
-	setup_network 2
-	printf 'address add %s dev lo\n' $vip fd00:9::1 | ip -batch -
-	sysctl_set ipv4/vs/conntrack 1
+	begin_director 2
 	sysctl_set ipv4/vs/conn_reuse_mode 1
 	sysctl_set ipv4/vs/expire_nodest_conn 1
-	track_connections
 	nft -f - <<-END || bail_out "cannot load the nft rules"
 		table inet kube {
 			chain prerouting {
