@@ -9,7 +9,6 @@
 # HARNESS: the traffic program
 # WATCH:   ipvs-watch, used if the kernel has BTF for its modules
 
-# shellcheck disable=SC2317 # functions are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/lib/lib.sh"
 cd "$here" || exit

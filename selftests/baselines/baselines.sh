@@ -9,7 +9,6 @@
 # One case: IPVS=legacy make case TEST=baselines/baselines.sh CASE=legacy_drained
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # ipvs-watch knows the current IPVS only.
 unset WATCH
 # shellcheck source=selftests/lib/cases.sh

@@ -28,7 +28,6 @@
 # ENTRIES: number of other IPVS entries in the table (0)
 # JSON:    if set, each measurement is also printed as a line of JSON
 
-# shellcheck disable=SC2317 # loads are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

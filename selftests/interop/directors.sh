@@ -25,7 +25,6 @@
 #
 # One case: make case TEST=interop/directors.sh CASE=live_flows_go_on
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

@@ -13,7 +13,6 @@
 #
 # One case: make case TEST=interop/ipvs_watch.sh CASE=server_rst
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

@@ -16,7 +16,6 @@
 # One test: VM_ENV=KERNEL_TESTS KERNEL_TESTS=$(scripts/kernel-selftests.sh) \
 #           make case TEST=interop/kernel_tests.sh CASE=netfilter/ipvs.sh
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

@@ -11,7 +11,6 @@
 # Alone: IPVS=patched VM_ENV=KERNEL_TESTS KERNEL_TESTS=$(scripts/kernel-selftests.sh) \
 #        make case TEST=interop/series_tests.sh
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

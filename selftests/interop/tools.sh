@@ -17,7 +17,6 @@
 #
 # One case: make case TEST=interop/tools.sh CASE=keepalived_drains
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

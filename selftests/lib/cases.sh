@@ -23,7 +23,6 @@
 # COLUMN:  the table's column, if not the one that is named for the half
 # MODE:    a conn_reuse_mode for all cases, whatever they want
 
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source=selftests/lib/witness.sh

@@ -10,7 +10,6 @@
 #
 # A script that wants others has a `setup` of its own.
 
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cases.sh"
 

@@ -18,7 +18,6 @@
 #
 # One case: make case TEST=p2c/p2c.sh CASE=rs_rr_takes_turns
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

@@ -10,7 +10,6 @@
 # One case: make case TEST=reuse/conntracks.sh CASE=notrack
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck disable=SC2119 # conntracks without options
 # shellcheck source=selftests/lib/rules.sh
 . "$(dirname "$0")/../lib/rules.sh"

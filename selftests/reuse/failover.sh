@@ -26,7 +26,6 @@
 # One case: make case TEST=reuse/failover.sh CASE=over_client_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 

@@ -10,7 +10,6 @@
 # One case: make case TEST=reuse/filters.sh CASE=caught
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/rules.sh
 . "$(dirname "$0")/../lib/rules.sh"
 

@@ -18,7 +18,6 @@
 # One case: make case TEST=reuse/hostile.sh CASE=live_flood
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 # shellcheck source=selftests/lib/stranger.sh

@@ -24,7 +24,6 @@
 #
 # One case: make case TEST=reuse/matrix.sh CASE=1,1,1
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 # shellcheck source=selftests/lib/witness.sh

@@ -17,7 +17,6 @@
 # One case: make case TEST=reuse/paths.sh CASE=tc_mark
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/twice.sh
 . "$(dirname "$0")/../lib/twice.sh"
 

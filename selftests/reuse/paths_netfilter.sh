@@ -13,7 +13,6 @@
 # One case: make case TEST=reuse/paths_netfilter.sh CASE=options_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/twice.sh
 . "$(dirname "$0")/../lib/twice.sh"
 # shellcheck source=selftests/lib/nfqueue.sh

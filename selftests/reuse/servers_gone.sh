@@ -12,7 +12,6 @@
 # One case: make case TEST=reuse/servers_gone.sh CASE=deleted_open
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 

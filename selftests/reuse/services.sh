@@ -19,7 +19,6 @@
 # One case: make case TEST=reuse/services.sh CASE=ftp_control_alone
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 

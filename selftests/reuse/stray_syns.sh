@@ -14,7 +14,6 @@
 # One case: make case TEST=reuse/stray_syns.sh CASE=dropped_syn_closed
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 # shellcheck source=selftests/lib/stranger.sh

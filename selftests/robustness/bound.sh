@@ -12,7 +12,6 @@
 # One case: make case TEST=robustness/bound.sh CASE=deleted_on_one_processor
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/robustness.sh
 . "$(dirname "$0")/../lib/robustness.sh"
 

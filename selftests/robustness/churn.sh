@@ -16,7 +16,6 @@
 # ACTIONS: names of the action functions below; a name that is given twice happens twice as often
 #          (all, some more often)
 
-# shellcheck disable=SC2317 # actions and checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

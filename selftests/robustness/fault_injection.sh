@@ -15,7 +15,6 @@
 #
 # One case: make case TEST=robustness/fault_injection.sh CASE=load
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

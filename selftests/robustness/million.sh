@@ -19,7 +19,6 @@
 # MODULE:     ip_vs_reuse.ko
 # REOPENINGS: number of reopened flows in total (1000000)
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

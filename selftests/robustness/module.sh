@@ -7,7 +7,6 @@
 #
 # One case: make case TEST=robustness/module.sh CASE=described
 
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
 

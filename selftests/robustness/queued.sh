@@ -11,7 +11,6 @@
 # One case: make case TEST=robustness/queued.sh CASE=queued_on_input
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # cases are called by name
 # shellcheck source=selftests/lib/robustness.sh
 . "$(dirname "$0")/../lib/robustness.sh"
 # shellcheck source=selftests/lib/nfqueue.sh

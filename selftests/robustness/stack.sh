@@ -20,7 +20,6 @@
 # One case: make case TEST=robustness/stack.sh CASE=connects
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck disable=SC2317 # checks are called by name
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "$0")/../lib/cases.sh"
 # shellcheck source=selftests/lib/leftovers.sh
