@@ -26,7 +26,8 @@ help:
 	@echo
 	@echo 'Work on it:'
 	@echo '  make lint       formatting, warnings, panics, style'
-	@echo '  make test       everything that must hold, on the host and in the same machine'
+	@echo '  make test       the short set of tests, on the host and in the same machine (ten minutes)'
+	@echo '  make test-all   everything that must hold (forty minutes)'
 	@echo '  make case TEST=reuse/basics.sh CASE=server_rst   one case of one script in selftests/, or, without'
 	@echo '                  CASE, all of them'
 	@echo '  make test-long  all tests, with those of the kernel'\''s own that take long (hours)'
@@ -65,15 +66,17 @@ endif
 watch: root
 	$(Q)scripts/harness.sh --here >/dev/null
 
-.PHONY: demo test case test-long test-debug churn million test-deb shell lint docs patches-check compare ipvs deb bench bench-quick
+.PHONY: demo test test-all case test-long test-debug churn million test-deb shell lint docs patches-check compare ipvs deb bench bench-quick
 demo: kernel
 	$(Q)scripts/in-vm.sh selftests/demo.sh
 test: kernel
 	$(Q)scripts/test.sh
 case: kernel
 	$(Q)scripts/in-vm.sh selftests/run.sh $(or $(TEST),$(error TEST is not set: make case TEST=reuse/basics.sh CASE=server_rst)) $(CASE)
+test-all: kernel
+	$(Q)scripts/test.sh --all
 test-long: export LONG := yes
-test-long: test
+test-long: test-all
 test-debug: kernel
 	$(Q)scripts/test-debug.sh
 churn: export MINUTES ?= 30

@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Everything that must hold: the pure code on the host, the rest in virtual machines, two at a
-# time: much of a test is waiting for a client's second try. The kernel's own tests have a boot
-# to themselves: what they leave behind cannot disturb the others. So has each other IPVS, with
-# the patches or as it once was: they are built here, and the whole matrix of the patched one is
-# `make patches-check`. So has p2c.sh, at the end:
-# it measures shares by the second, and wants the machine for itself. Ends with a line
-# 'N passed, N failed'. All output is kept in the cache, log/test.log.
+# usage: test.sh [--all]
+#
+# Runs the tests: the pure code on the host, the rest in virtual machines, two at a time, because much
+# of a test is waiting for a client's second try. Ends with a line 'N passed, N failed'. All output is
+# kept in the cache, log/test.log.
+#
+# Without --all it is the short set: the common cases on stock, with the module and with the patched
+# IPVS, ipvs-watch, and the scheduler. With --all it is everything that must hold:
+# - The kernel's own tests have a boot to themselves, so that what they leave behind cannot disturb the
+#   others. So has each other IPVS, with the patches or as it once was. The whole matrix of the patched
+#   one is `make patches-check`.
+# - p2c.sh comes at the end: it measures shares by the second, and must have the machine for itself.
 #
 # LONG: with those of the kernel's own tests that take long
 
@@ -15,6 +20,8 @@
 . "$(dirname "$0")/common.sh"
 
 log=$cache/log/test.log
+set=short
+[ "${1:-}" != --all ] || set=all
 export VM_TIMEOUT=2700	# the longest list of scripts takes two thirds of that
 mkdir -p "$cache/log"
 
@@ -24,7 +31,10 @@ on_host() (
 	"$top/scripts/enter.sh" cargo test --locked --quiet --workspace
 )
 
-# Every way in which a flow comes back; ends with the table of all of them.
+# What of p2c.sh does not measure.
+p2c="p2c/p2c.sh loads_by_itself serves_tcp serves_ipv6 serves_fwmark serves_persistent serves_one_packet
+	refuses_without_servers"
+# All cases of reopened flows; ends with their table.
 cases="interop/ipvs_watch.sh robustness/module.sh cases"
 # What people run with IPVS: keepalived, ldirectord, nginx, curl, ab, wrk.
 tools="interop/tools.sh interop/directors.sh"
@@ -42,14 +52,23 @@ kernel_tests() {
 	VM_ENV="KERNEL_TESTS LONG" in_vm interop/kernel_tests.sh
 }
 
-first() {
+first_short() { in_vm "reuse/basics.sh robustness/module.sh"; }
+
+beside_short() {
+	local status=0
+	IPVS=patched in_vm reuse/basics.sh || status=1
+	in_vm "interop/ipvs_watch.sh $p2c" || status=1
+	return $status
+}
+
+first_all() {
 	local status=0
 	in_vm "$cases $tools" || status=1
 	IPVS=patched VM_ENV=KERNEL_TESTS in_vm "reuse/basics.sh interop/series_tests.sh" || status=1
 	return $status
 }
 
-beside() {
+beside_all() {
 	local status=0 baseline
 	in_vm "$others" || status=1
 	in_vm "$paths" || status=1
@@ -67,19 +86,25 @@ on_host 2>&1 | tee "$log" | grep -E '^(test result|error|test .*FAILED)|panicked
 # What both machines need is built before, once.
 "$top/scripts/module.sh" >/dev/null
 "$top/scripts/harness.sh" >/dev/null
-for variant in patched legacy tencent; do
-	"$top/scripts/ipvs.sh" $variant >/dev/null
+variants=patched minutes="five minutes"
+if [ $set = all ]; then
+	variants="patched legacy tencent" minutes="half an hour"
+	KERNEL_TESTS=$("$top/scripts/kernel-selftests.sh")
+	export KERNEL_TESTS LONG
+fi
+for variant in $variants; do
+	"$top/scripts/ipvs.sh" "$variant" >/dev/null
 done
-KERNEL_TESTS=$("$top/scripts/kernel-selftests.sh")
-export KERNEL_TESTS LONG
-say "testing in two virtual machines; one's results come now, the other's behind them (half an hour)"
-beside >"$log.beside" 2>&1 &
-first 2>&1 | tee -a "$log" || status=1
+say "testing in two virtual machines; one's results come now, the other's behind them ($minutes)"
+beside_$set >"$log.beside" 2>&1 &
+first_$set 2>&1 | tee -a "$log" || status=1
 tail --pid=$! -n +1 -f "$log.beside"
 wait $! || status=1
 cat "$log.beside" >>"$log"
 rm "$log.beside"
-in_vm p2c/p2c.sh 2>&1 | tee -a "$log" || status=1
+if [ $set = all ]; then
+	in_vm p2c/p2c.sh 2>&1 | tee -a "$log" || status=1
+fi
 
 # cargo counts for itself, KTAP is counted here.
 passed=$(awk '/^test result:/ { n += $4 } /^ok / && !/# SKIP/ { n++ } END { print n + 0 }' "$log")
