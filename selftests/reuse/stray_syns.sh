@@ -47,6 +47,11 @@ setup()
 				meta mark 0x4000 masquerade
 			}
 		}
+		table ip6 user {
+			chain prerouting {
+				type nat hook prerouting priority dstnat
+			}
+		}
 	END
 	service -t $nat -m 80
 	service -t "$nat6" -m 80
