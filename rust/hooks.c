@@ -53,19 +53,14 @@ bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
 }
 
 /* Under this lock cleanup_net() removes a namespace from the list, before it ends the namespace */
-int ip_vs_reuse_walk_namespaces(int (*callback)(struct net *net, void *data), void *data)
+void ip_vs_reuse_walk_namespaces(void (*callback)(struct net *net, void *data), void *data)
 {
 	struct net *net;
-	int err = 0;
 
 	down_read(&net_rwsem);
-	for_each_net(net) {
-		err = callback(net, data);
-		if (err)
-			break;
-	}
+	for_each_net(net)
+		callback(net, data);
 	up_read(&net_rwsem);
-	return err;
 }
 
 void ip_vs_reuse_init_delayed_work(struct delayed_work *work,

@@ -216,11 +216,13 @@ struct Registrar<H: Hook> {
 
 impl<H: Hook> Task for Registrar<H> {
     fn run(&self) -> Result {
+        let mut result = Ok(());
+        // An error in one namespace must not keep the others from their hooks.
         self.namespaces.for_each(|namespace, hooks| {
             if H::is_needed(namespace) {
-                hooks.register(namespace)?;
+                result = result.and(hooks.register(namespace));
             }
-            Ok(())
-        })
+        });
+        result
     }
 }
