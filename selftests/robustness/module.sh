@@ -61,7 +61,7 @@ says_what_it_is()
 	before=$(dmesg | wc -l)
 	modprobe ip_vs
 	insmod "$MODULE" && rmmod ip_vs_reuse
-	said=$(dmesg | tail -n "+$((before + 1))" | grep -v 'IPVS: ')
+	said=$(dmesg | tail -n "+$((before + 1))" | grep -F 'ip_vs_reuse: ')
 	[[ $said = *"ip_vs_reuse: version $(modinfo -F version "$MODULE"): "* && $(wc -l <<<"$said") = 1 ]] ||
 		fault "it said: $said"
 }
