@@ -2,9 +2,9 @@
 
 //! The counters of `/proc/net/ip_vs_reuse`: one line `name value` each.
 //!
-//! They count, for each network namespace, what happened to packets that opened a flow while an
-//! older flow with the same addresses still had its conntrack and its IPVS entry. The last line,
-//! which is the same in all namespaces, counts failures of `p2c` to make a new table.
+//! They count packets by outcome, per network namespace. A packet is counted if it opens a flow
+//! while an older flow with the same addresses still has its conntrack and its IPVS entry. The last
+//! line is the same in all namespaces: it counts how often `p2c` failed to rebuild a table.
 
 use crate::net::PerCpuCounters;
 use crate::p2c;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Gets reopened flows from a patched IPVS, which lets a module decide about them.
+//! Entry point where IPVS lets a module decide about reopened flows: the callback from IPVS.
 
 use crate::ipvs::{FlowOps, FlowOpsRegistration, ReopenedFlow};
 use crate::netfilter::Verdict;

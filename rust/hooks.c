@@ -40,9 +40,9 @@ bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip
 }
 
 /*
- * Whether an entry may have a destination that was deleted, or is being deleted. Under the mutex
- * IPVS first clears the destination's IP_VS_DEST_CF_AVAILABLE and then puts it into the trash. So
- * if the mutex is free after the flag was cleared, the trash is not empty.
+ * Whether an entry may have a destination that was deleted, or is being deleted. While IPVS holds
+ * the mutex, it clears IP_VS_DEST_CF_AVAILABLE of a destination and then puts the destination into
+ * the trash. So if the flag is clear and the mutex is free, the trash is not empty.
  */
 bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
 {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Gets reopened flows on a stock kernel, with netfilter hooks just before those of IPVS.
+//! Entry point on a stock kernel: netfilter hooks that run just before those of IPVS. This is the
+//! module `flows` there; `flows.rs` is for a patched IPVS.
 //!
-//! The hooks are registered only in namespaces where IPVS has hooks, so that others pay nothing.
-//! IPVS notifies nobody when a namespace gets its first service, so the module checks once a
-//! second.
+//! The hooks are registered only in namespaces where IPVS has hooks. Packets in other namespaces
+//! cost nothing. IPVS sends no notification when a namespace gets its first service, so the module
+//! checks once a second.
 //!
-//! The cost of a packet, beside the call of the hook:
+//! The cost per packet, on top of the call of the hook:
 //!
 //! | packet | cost |
 //! | --- | --- |
@@ -16,7 +17,7 @@
 //! | UDP | the load of `expire_nodest_conn`; if it is 1, two more |
 //! | TCP SYN, SCTP, IPv6 with extension headers | the load of the conntrack's status |
 //! | UDP while IPVS keeps deleted destinations | the load of the conntrack's status |
-//! | one of these two with a confirmed conntrack | the headers are parsed |
+//! | either of the two rows above, with a confirmed conntrack | the headers are parsed |
 //! | opens a flow and has a confirmed conntrack | one lookup in IPVS's connection table |
 //! | matches an old entry | see [`replay`] |
 
@@ -49,10 +50,10 @@ static OPS: HookOps<BeforeIpvs> = HookOps::new();
 static ID: Id<NamespaceHooks<BeforeIpvs>> = Id::new();
 
 impl Hook for BeforeIpvs {
-    // Before `ip_vs_in_hook()`. The same priority would not do: of two hooks with one priority the
-    // one that was registered last runs first, and IPVS registers its hooks with the first service
-    // of a namespace. One less is the priority of `ip_vs_out_hook()`. That handles only replies,
-    // and so no packet that reopens a flow.
+    // These hooks must run before `ip_vs_in_hook()`, so their priority is one less. With an equal
+    // priority, the hook that was registered last would run first: IPVS's, because IPVS registers
+    // its hooks when a namespace gets its first service. `ip_vs_out_hook()` has the priority used
+    // here. Its order does not matter: it handles only replies, which do not reopen a flow.
     const LOCAL_IN_PRIORITY: i32 = HookOps::<Self>::NAT_SRC - 2;
     const LOCAL_OUT_PRIORITY: i32 = HookOps::<Self>::NAT_DST + 1;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IPVS without lost first packets when a client reuses a port, and the scheduler p2c.
+//! Keeps IPVS from losing the first packet when a client reuses a port, and adds the scheduler p2c.
 //!
-//! - [`flows`] gets the packets that reopen a flow.
+//! - [`flows`] is where packets that reopen a flow enter the module.
 //! - [`policy`] decides which of them are replayed.
 //! - [`replay`] replays them, and counts the outcome in [`counters`].
 //! - [`p2c`] is the scheduler, and [`sampler`] its arithmetic.

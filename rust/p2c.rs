@@ -67,8 +67,9 @@ static FAILED_REBUILDS: Atomic<usize> = Atomic::new(0);
 /// The size of all replaced tables that wait for their grace period, in all namespaces.
 static RETIRED_BYTES: Atomic<usize> = Atomic::new(0);
 
-/// If more wait, a change of destinations waits for grace periods. Otherwise thousands of
-/// destinations that are added one by one could retire tables faster than grace periods pass.
+/// Limit of [`RETIRED_BYTES`]. Above it, a change of destinations waits for a grace period.
+/// Otherwise, adding thousands of destinations one by one could retire tables faster than RCU frees
+/// them.
 const RETIRED_BYTES_MAX: usize = 4 << 20;
 
 /// The number of failures to make a new table.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decides whether to replay a packet that IPVS would drop for its old conntrack.
+//! Decides whether to replay a packet that IPVS would drop because of its old conntrack.
 //!
 //! This is the decision of `ip_vs_in_hook()`
 //! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) about a packet
 //! that has a *confirmed* conntrack and matches a connection entry. If IPVS reschedules the flow,
 //! it drops the packet, because it cannot redirect a confirmed conntrack to another real server.
-//! Then [`decide`] returns the reason why IPVS reschedules. It never changes which flows are
-//! rescheduled.
+//! For such a packet, [`decide`] returns the reason why IPVS reschedules the flow. The policy never
+//! changes which flows are rescheduled.
 //!
 //! The functions are pure, so any context will do. `selftests/host` compares them with the C
 //! statements for all inputs.

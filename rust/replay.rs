@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Replays packets that IPVS would drop for the conntrack of an older flow.
+//! Replays packets that IPVS would drop because they carry the conntrack of an older flow.
 //!
 //! A client reuses a port while IPVS still has the entry of the old flow. If IPVS reschedules the
 //! flow and the packet has a confirmed conntrack, `ip_vs_in_hook()` drops the packet: a confirmed
 //! conntrack cannot be redirected to another real server. A second later the client retransmits.
 //! By then entry and conntrack are gone.
 //!
-//! The module does the same at once. If [`policy`] says that IPVS would drop the packet, the module
-//! kills the conntrack, and receives (or sends) the same packet again. Rules see the packet twice,
-//! as they see the retransmission on a stock kernel. Nothing else changes.
+//! The module gets the same result without the wait. If [`policy`] says that IPVS would drop the
+//! packet, the module kills the conntrack and passes the same packet through the stack again. Rules
+//! see the packet twice. On a stock kernel they see the packet and its retransmission. Nothing else
+//! changes.
 //!
 //! A packet that cannot be replayed faithfully (`obstacle`) is left to IPVS, which drops it.
 
@@ -45,8 +46,8 @@ impl PerNamespace for Replay {
     }
 }
 
-/// Whether the packet may be the first packet of a flow, and of which kind. Conntrack has found its
-/// transport header valid.
+/// The kind of first packet, or `None` if the packet cannot open a flow. Conntrack has already
+/// validated the transport header.
 #[inline]
 pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket> {
     match transport.protocol {
@@ -65,8 +66,8 @@ pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket
     }
 }
 
-/// Replays the packet if IPVS would drop it for its conntrack, or gives the flow back to be left to
-/// IPVS.
+/// Replays the packet if IPVS would drop it because of its conntrack. Otherwise gives the flow
+/// back, and the caller must leave the packet to IPVS.
 pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
     let packet = first_packet(flow.packet(), flow.transport());
     let (Some(packet), Some(replay)) = (packet, Replay::of(flow.packet().state())) else {

@@ -54,8 +54,8 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
     }
 
     // From here on `own` is what a destination owns and has not placed yet. The first column with
-    // more than `total` fills a column with less. There always is one: the columns that are not
-    // done have `total` on average.
+    // more than `total` fills up a column with less. Such a column always exists, because the
+    // average of the unfinished columns is `total`.
     let columns = Cell::from_mut(columns).as_slice_of_cells();
     let numbered = || (0..n).zip(columns);
     let mut givers = numbered().filter(|(_, column)| column.get().own > total);
@@ -91,7 +91,7 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
 /// cost more than the rest of a pick, so it is called only once.
 ///
 /// This is SplitMix64. Each number is a bijection of `seed`, so a single draw is exactly as uniform
-/// as the seeds are. How independent the numbers of one seed are is the quality of the generator.
+/// as the seeds are. How independent the numbers from one seed are depends on the generator.
 ///
 /// Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 pub fn random(seed: u64) -> impl FnMut() -> u64 {
@@ -155,15 +155,15 @@ impl Table<'_> {
 
     /// Draws two different destinations; only one if there is only one column.
     ///
-    /// The first is drawn in proportion to weight. The second is drawn again until it differs from
-    /// the first, which is in proportion to weight among the others. After [`Self::REDRAWS`]
-    /// attempts it is one of the others with equal probability. With equal weights every pair is
-    /// equally likely.
+    /// Both are drawn in proportion to weight. The second is drawn again until it differs from the
+    /// first, so its probability among the other destinations is proportional to its weight. After
+    /// [`Self::REDRAWS`] attempts each of the others is equally likely. With equal weights every
+    /// pair is equally likely.
     ///
-    /// Let `p` be the share of the destination with the largest weight. Another destination is
-    /// second at most `1 / (1 - p)` times as often as its share, and in at most `p^REDRAWS` of all
-    /// cases regardless of its share. The second gets the connection only if it has less load per
-    /// weight than the first.
+    /// Let `p` be the share of the destination with the largest weight. Any other destination is
+    /// drawn second at most `1 / (1 - p)` times as often as its share. In at most `p^REDRAWS` of
+    /// all cases the second is drawn regardless of its share. The second gets the connection only
+    /// if it has less load per weight than the first.
     pub fn draw_two(&self, mut random: impl FnMut() -> u64) -> Option<(usize, Option<usize>)> {
         let first = self.draw(random())?;
         let n = self.columns.len();
@@ -188,8 +188,8 @@ impl Table<'_> {
     /// available, or overloaded). A destination with weight 0 is not usable either. If only one of
     /// the two is usable, it gets the connection. If neither is, all destinations are tried in
     /// order, starting at a random one, and the better of the first two usable ones gets the
-    /// connection. Taking the first one would give the destination after a row of overloaded ones
-    /// all of their connections.
+    /// connection. If the first usable one were taken, the destination after a run of overloaded
+    /// ones would get all of their connections.
     ///
     /// In a tie the first of the two gets the connection. It is drawn in proportion to weight, so
     /// idle destinations get their shares.

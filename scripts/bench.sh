@@ -3,13 +3,13 @@
 #
 # usage: bench.sh [--quick] [FOLDER]
 #
-# Measures everything in virtual machines with Linux $KERNEL, one after the other, and writes a
-# report: FOLDER of the checkout (build/bench, or build/bench-quick) gets report.md, its pictures, the
-# raw data (*.jsonl) and environment.json. With --quick fewer rounds and sizes, in less than ten minutes.
+# Runs all benchmarks in virtual machines with Linux $KERNEL, one after the other. Writes report.md,
+# its pictures, the raw data (*.jsonl) and environment.json to FOLDER in the checkout (build/bench, or
+# build/bench-quick). --quick uses fewer rounds and sizes, and takes less than ten minutes.
 #
-# BENCH: which ones ("storm rollout price scheduler balance directors scale"); what the folder has of
-#        others stays, so that one can be measured again
-# ENTRIES: how many there are for scale (1000000; a VM has 2 GB)
+# BENCH: the benchmarks to run ("storm rollout price scheduler balance directors scale"); FOLDER keeps
+#        earlier results of the others
+# ENTRIES: number of IPVS entries for `scale` (1000000; a VM has 2 GB)
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

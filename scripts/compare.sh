@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The cases of basics.sh with each IPVS that there is or was for Linux $KERNEL, as one table.
+# Runs the cases of basics.sh on Linux $KERNEL with each IPVS: stock, with the module, patched, and the
+# baselines legacy and tencent. Prints one table.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

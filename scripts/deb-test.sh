@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Takes a pristine Debian 13 machine through the life of the packages: install, use, a new kernel,
-# purge. Whatever concerns them there is typed as README.md has it, line by line.
+# Tests the packages on a pristine Debian 13 machine: install, use, a new kernel, purge. The commands
+# about packages are those of README.md, line by line.
 #
-# The machine is a directory: a pristine root (in the cache) and what was changed since. What an
-# administrator types runs in it without booting it, for compilers are slow in an emulated machine.
-# To see the module at work the machine boots, with its own kernel and its own systemd, always in
-# software emulation; what it writes then is forgotten.
+# The machine is a directory: a pristine root (in the cache) with an overlay. An administrator's
+# commands run in a chroot, without a boot, because compilers are slow in an emulated machine. To test
+# the module, the machine boots with its own kernel and systemd, always in software emulation. What it
+# writes then is discarded.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

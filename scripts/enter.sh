@@ -3,8 +3,8 @@
 #
 # usage: enter.sh COMMAND...
 #
-# Runs COMMAND in the build root, in the checkout (there: /src), with the cache at /cache.
-# Takes from this machine the network (resolver, certificates, proxies) and nothing else.
+# Runs COMMAND in the build root. Its working directory is the checkout, mounted at /src; the cache is
+# at /cache. It uses the host's network (resolver, certificates, proxies) and nothing else of the host.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -3,14 +3,13 @@
 #
 # usage: export-patches.sh [--check]
 #
-# Brings the patches that put the module into the kernel's own tree, net/netfilter/ipvs/reuse,
-# up to date with rust/, their source. Everything else in them, the commit message and what they
-# change elsewhere, stays as it stands in the patch. With --check: fails if there is anything to
-# bring up to date.
+# Updates the patches that add the module to the kernel tree (net/netfilter/ipvs/reuse) from rust/,
+# their source. It keeps everything else in the patches: the commit messages, and changes to other
+# files. With --check: only fails if a patch is out of date.
 #
-# What is different there: a crate's bindings are the kernel crate's (bindings/, which stands in
-# the patch); what only a stock kernel needs is not there; and whatever is not there, or not yet, is
-# not named in ip_vs_reuse.rs, p2c.rs and mod.rs.
+# The kernel tree differs from rust/ in three ways. The bindings are those of the kernel crate
+# (bindings/ is maintained in the patch). Files for a stock kernel only are left out. And ip_vs_reuse.rs,
+# p2c.rs and mod.rs do not name modules that are left out, or that only a later patch adds.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# For Linux $KERNEL, one without Rust: builds its ip_vs.ko with patches/SERIES, against the headers
-# as packaged; shows on that very kernel, in the virtual machine, that the fault is there with the
-# stock IPVS and gone with this one (selftests/fixed_ipvs.sh); and leaves ip_vs.ko in the checkout.
+# For a Linux $KERNEL without Rust: builds ip_vs.ko with patches/SERIES against the packaged headers.
+# Tests in a virtual machine with that kernel that the stock IPVS has the fault and the new one does not
+# (selftests/fixed_ipvs.sh). Leaves ip_vs.ko in the checkout.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

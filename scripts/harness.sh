@@ -3,9 +3,9 @@
 #
 # usage: harness.sh [--here]
 #
-# Builds the tests' traffic program, selftests/harness, and ipvs-watch, in a directory of the
-# cache that is named for what they are made from, and prints that directory as it is called in
-# the build root. With --here it leaves a copy of ipvs-watch in build/.
+# Builds the tests' traffic program, selftests/harness, and ipvs-watch, in a cache directory that is
+# named by a hash of their sources. Prints the path of that directory inside the build root. With
+# --here it leaves a copy of ipvs-watch in build/.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

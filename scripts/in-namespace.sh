@@ -3,9 +3,9 @@
 #
 # usage: in-namespace.sh COMMAND...
 #
-# Runs COMMAND as root, in mount and process namespaces of its own: what it mounts and what it
-# leaves running is gone when it ends, however it ends. For a normal user that takes a user
-# namespace, with the subordinate ids that /etc/subuid gives.
+# Runs COMMAND as root in its own mount and PID namespaces, so that its mounts and processes are gone
+# when it ends, even if it is killed. For an unprivileged user this needs a user namespace, with
+# subordinate ids from /etc/subuid.
 
 set -euo pipefail
 

@@ -3,12 +3,12 @@
 #
 # usage: in-vm.sh COMMAND...   (or --shell)
 #
-# Runs COMMAND in a machine with Linux $KERNEL. MODULE is the module there, HARNESS the traffic
-# program, WATCH ipvs-watch; variables named in VM_ENV are handed on. With --shell: a prompt
-# there, the module loaded.
+# Runs COMMAND in a virtual machine with Linux $KERNEL. The environment there has the paths of the
+# module (MODULE), the traffic program (HARNESS) and ipvs-watch (WATCH), and the variables named in
+# VM_ENV. With --shell: starts a shell there, with the module loaded.
 #
-# IPVS: a variant that ipvs.sh builds; the variable names its directory there. If it has a module
-# of its own, MODULE is that.
+# IPVS: a variant that ipvs.sh builds. In the VM it is the path of the directory with that variant. If
+# the directory has an ip_vs_reuse.ko, MODULE is that one.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

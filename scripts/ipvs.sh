@@ -3,16 +3,16 @@
 #
 # usage: ipvs.sh VARIANT
 #
-# Builds another IPVS for Linux $KERNEL, in a directory of the cache that is named for what it is
-# made from, and prints that directory as it is called in the build root: ip_vs.ko is there, to
-# be loaded in place of the stock one. No kernel is built.
+# Builds another IPVS for Linux $KERNEL, in a cache directory that is named by a hash of its sources.
+# Prints the path of that directory inside the build root. It contains an ip_vs.ko to load in place of
+# the stock one. No kernel is built.
 #
-#   patched    with the series for that kernel, patches/SERIES; beside it ip_vs_reuse.ko, built
-#              out of the tree for this IPVS, which asks it about packets; for the tests flow_ops.ko,
-#              which wants to be asked, too; and nf_conntrack.ko, which the series patches as well
-#   NAME       as kernels once were: selftests/baselines/NAME.patch
+#   patched    the series for that kernel, patches/SERIES. The directory also has nf_conntrack.ko, which
+#              the series patches, too; ip_vs_reuse.ko, built out of tree, which this IPVS calls for
+#              reopened flows; and for the tests flow_ops.ko, a second module with such a callback
+#   NAME       IPVS of another kernel: selftests/baselines/NAME.patch
 #
-# The patches are put on by git am, on a copy-on-write view of the kernel's directory.
+# git am applies the patches to a copy-on-write view of the kernel's directory.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Builds those of the kernel's own selftests that have to do with netfilter, from the source of
-# Linux $KERNEL, in a directory of the cache that is named for what it is made from, and prints
-# that directory as it is called in the build root. The source stays as it is.
+# Builds the kernel's own netfilter selftests from the source of Linux $KERNEL, in a cache directory
+# that is named by a hash of what they are built from. Prints the path of that directory inside the
+# build root. The source is not modified.
 #
-# What `make install` would put there, which wants rsync: the scripts and what they include,
-# and beside them the programs that they call.
+# The directory has what `make install`, which needs rsync, would put there: the scripts, the files that
+# they source, and the programs that they call.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -3,9 +3,9 @@
 #
 # usage: kernel.sh [--without-rust]
 #
-# Puts Linux $KERNEL and its Rust kernel directory into the build root, and prints its release.
-# One without Rust comes with its packaged headers instead, and the source of IPVS. KERNEL=debug
-# is no packaged kernel: it is built here, to watch itself.
+# Puts Linux $KERNEL and its Rust kernel directory into the build root, and prints its release. With
+# --without-rust: the packaged headers and the source of IPVS instead of the Rust kernel directory.
+# KERNEL=debug is not a packaged kernel: debug-kernel.sh builds it.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Everything that can be said about the tree without running it.
+# Static checks: formatting, compiler warnings, clippy, rustdoc, shellcheck, checkpatch, panics and
+# unsafe code in the wrong place. Runs none of the code.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -3,9 +3,9 @@
 #
 # usage: module.sh [--here]
 #
-# Builds ip_vs_reuse.ko and the test modules for Linux $KERNEL, in a directory of the cache
-# that is named for what they are made from, and prints that directory as it is called in the
-# build root. With --here it leaves a copy of the module in the checkout.
+# Builds ip_vs_reuse.ko and the test modules for Linux $KERNEL, in a cache directory that is named by
+# a hash of their sources. Prints the path of that directory inside the build root. With --here it
+# leaves a copy of the module in the checkout.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

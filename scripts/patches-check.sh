@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What a reviewer would try with the series for Linux $KERNEL, patch by patch: that it applies,
-# that checkpatch.pl has nothing to say, that IPVS builds without a warning, and that sparse
-# has none that it had not before; of Rust, that rustfmt, rustdoc and clippy are
-# content. On a copy-on-write view of the kernel's directory.
+# Checks the series for Linux $KERNEL as a reviewer would, patch by patch: it applies, checkpatch.pl
+# reports nothing, IPVS builds without warnings, and sparse reports no new warnings; for Rust, rustfmt,
+# rustdoc and clippy pass. Works on a copy-on-write view of the kernel's directory.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

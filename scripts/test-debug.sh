@@ -3,11 +3,11 @@
 #
 # usage: test-debug.sh [--if-there]
 #
-# Tests in machines with the debug kernel, which fails them for whatever it sees: use of freed
-# memory, a wrong lock, sleeping where one must not, a leak. First of all each allocation fails, one
-# after the other: the ways that are gone least. The long runs come at the end, not so long here.
-# With --if-there: the first part only, and only if the cache has that kernel; building it takes half
-# an hour.
+# Runs tests in virtual machines with the debug kernel. They fail on any report: use after free, a
+# locking error, sleeping in atomic context, a leak. Allocation-failure injection comes first, because it
+# covers the code paths that run least often. The soak tests come last, and are shorter here.
+# With --if-there: runs only the first part, and only if the cache has that kernel; building it takes
+# half an hour.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

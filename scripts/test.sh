@@ -10,11 +10,11 @@
 # Without --all it is the short set: the common cases on stock, with the module and with the patched
 # IPVS, ipvs-watch, and the scheduler. With --all it is everything that must hold:
 # - The kernel's own tests have a boot to themselves, so that what they leave behind cannot disturb the
-#   others. So has each other IPVS, with the patches or as it once was. The whole matrix of the patched
-#   one is `make patches-check`.
-# - p2c.sh comes at the end: it measures shares by the second, and must have the machine for itself.
+#   others. So has each other IPVS, patched or baseline. `make patches-check` runs the whole matrix on
+#   the patched one.
+# - p2c.sh comes last: it measures shares per second, so nothing else may run at the same time.
 #
-# LONG: with those of the kernel's own tests that take long
+# LONG: if set, also runs those of the kernel's own tests that take long
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

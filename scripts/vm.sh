@@ -4,13 +4,13 @@
 # usage: vm.sh RELEASE COMMAND...   (or --shell)
 #
 # Boots Linux RELEASE (made by kernel.sh) in QEMU on a copy-on-write view of the
-# build root, runs COMMAND there as root in /src, and ends with its status. Variables named
-# in VM_ENV are handed on. Nothing that it writes is kept but what it prints. With --shell:
-# a prompt, MODULE loaded.
+# build root, runs COMMAND there as root in /src, and exits with its status. Passes on the
+# variables named in VM_ENV. Only COMMAND's output is kept; its changes to files are discarded.
+# With --shell: starts a shell, with MODULE loaded.
 #
-# A hang, a panic, or a warning in the kernel's log is a failure, whatever COMMAND said.
+# A hang, a panic, or a warning in the kernel's log is a failure, whatever the status of COMMAND.
 # VM_TIMEOUT: seconds until a machine counts as hung (1800).
-# VM_ICOUNT:  one processor, and a clock that counts instructions: what takes time there repeats
+# VM_ICOUNT:  if set, one processor and a clock that counts instructions, so that times are repeatable
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Prints the cases of basics.sh as a table: what happens without the module and with it. Runs in
-# the virtual machine. MODULE and HARNESS as there.
+# Runs the cases of basics.sh without the module and with it, and prints the results as a table. Runs in
+# the virtual machine. MODULE and HARNESS are those of basics.sh (lib/cases.sh).
 
 set -uo pipefail
 RESULTS=$(mktemp)

@@ -3,12 +3,12 @@
 #
 # usage: run.sh TEST [CASE...] [TEST [CASE...]]...
 #
-# Runs kselftests one after the other, or only some of their cases, and says how each ended, as KTAP;
-# then the table of all cases that ran on both kernels. Runs in the virtual machine; what a test prints
-# goes on as it comes. A TEST is a script here, such as reuse/basics.sh. The word `cases` stands for all
-# in reuse/ but matrix.sh, and paths.sh and paths_netfilter.sh, which want a machine of their own.
+# Runs kselftests one after the other, or only some of their cases. Passes their KTAP output through as
+# it comes, and then prints the table of all cases that ran both on the stock kernel and with the module.
+# Runs in the virtual machine. A TEST is a script here, such as reuse/basics.sh. The word `cases` stands
+# for all scripts in reuse/ except matrix.sh, paths.sh and paths_netfilter.sh, which need a VM each.
 #
-# A kernel that can tell what memory nothing refers to any more (KERNEL=debug) is asked at the end.
+# If the kernel has kmemleak (KERNEL=debug), scans for memory leaks at the end.
 #
 # IPVS: a directory with an ip_vs.ko to be tested in place of the stock one
 

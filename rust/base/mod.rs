@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Abstractions that the kernel crate does not have, or not in all supported kernels.
+//! Abstractions that the kernel crate lacks in some or all supported kernels: RCU-protected values,
+//! random numbers and others.
 
 #[cfg(LINUX_7_2)]
 mod linux_7_2;

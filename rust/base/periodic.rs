@@ -88,8 +88,8 @@ impl<T: Task> Periodic<T> {
 #[pinned_drop]
 impl<T: Task> PinnedDrop for Periodic<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: `new` has initialized the work. `cancel_delayed_work_sync()` waits for a run, and
-        // prevents that the run schedules the next one.
+        // SAFETY: `new` has initialized the work. `cancel_delayed_work_sync()` waits for a run that
+        // is in progress, and keeps it from scheduling the next run.
         unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 }

@@ -54,7 +54,7 @@ impl<T: Send + Sync> RcuBox<T> {
         Ok(Self(NonNull::from(KBox::leak(node)), PhantomData))
     }
 
-    /// Gives the box up for a pointer to its value.
+    /// Consumes the box and returns a pointer to its value.
     pub(crate) fn into_raw(this: Self) -> *mut T {
         let node = ManuallyDrop::new(this).0.as_ptr();
         // SAFETY: The node is valid by the type's invariants; only the address is taken.
@@ -163,7 +163,8 @@ impl<T: Send + Sync> Published<T> {
     /// last one wins.
     pub fn replace(&self, value: Option<RcuBox<T>>) -> Option<Retired<T>> {
         let new = value.map_or(ptr::null_mut(), RcuBox::into_raw);
-        // Full: readers that find the new value see it initialized, and so do we the old one.
+        // Full: readers that find the new value see it initialized, and we see the old value
+        // initialized.
         let old = self.0.xchg(new, Full);
         // SAFETY: By the type's invariants `old` comes from `into_raw`. New readers cannot find it
         // here, and `read` requires a guard.
@@ -192,9 +193,9 @@ impl<T: Send + Sync> Default for Published<T> {
 impl<T: Send + Sync> Drop for Published<T> {
     fn drop(&mut self) {
         if let Some(last) = self.replace(None) {
-            // Without a grace period: readers borrow `self`, so there is none. And a `Published`
-            // may be dropped in an RCU callback: `rcu_barrier()` would not wait for another
-            // callback that this one queues.
+            // No grace period is needed: readers borrow `self`, so no reader is left. Nor may one
+            // be used: a `Published` may be dropped in an RCU callback, and `rcu_barrier()` does
+            // not wait for callbacks that a callback queues.
             // SAFETY: The node is from a `KBox`, and nobody else has it.
             drop(unsafe { KBox::from_raw(ManuallyDrop::new(last).0.as_ptr()) });
         }

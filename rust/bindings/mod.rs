@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bindings to IPVS, netfilter hooks and conntrack, beside those of the kernel crate.
+//! Bindings to IPVS, netfilter hooks and conntrack, in addition to those of the kernel crate.
 //!
 //! `bindgen` generates them from `bindings_helper.h` with the kernel's own flags (see `Kbuild`).
 //! Only the abstractions use them.
@@ -22,7 +22,7 @@
     unsafe_op_in_unsafe_fn
 )]
 
-/// Types that both have are the kernel crate's.
+/// A type that the kernel crate also has is taken from the kernel crate.
 #[doc(no_inline)]
 pub use kernel::bindings::*;
 use kernel::ffi;

@@ -18,11 +18,12 @@ use kernel::{
 /// A destination, a real server of a virtual service (`struct ip_vs_dest`).
 ///
 /// IPVS does not wait for references when a namespace ends (`ip_vs_trash_cleanup()`). Dropping the
-/// last one frees the destination at once. That is safe for a packet that has found the destination
-/// in the service's list, because RCU delays IPVS's own put. It is also safe for a packet that
-/// borrows from an `ARef`. But IPVS uses the destination that `Scheduler::schedule` returns until
-/// the end of the RCU read-side critical section. So a scheduler must free by RCU the references
-/// that it lends to packets; the lifetimes of `schedule` enforce it.
+/// last reference then frees the destination at once. That is safe for a packet that has found the
+/// destination in the service's list, because IPVS drops its own reference only after a grace
+/// period. It is also safe for a packet that borrows from an `ARef`. But IPVS uses the destination
+/// that `Scheduler::schedule` returns until the end of the RCU read-side critical section. So a
+/// scheduler must hold the references that it lends to packets until a grace period has passed; the
+/// lifetimes of `schedule` enforce this.
 ///
 /// # Examples
 ///
@@ -107,8 +108,8 @@ impl Destination {
 }
 
 // SAFETY: All destinations have a reference count. `ip_vs_dest_put_and_free()` frees one when the
-// count reaches 0. IPVS's own reference lasts a grace period longer than the destination is in the
-// service's list or in the trash (`ip_vs_dest_free()`, `ip_vs_dest_rcu_free()`).
+// count reaches 0. IPVS drops its own reference a grace period after the destination has left the
+// service's list and the trash (`ip_vs_dest_free()`, `ip_vs_dest_rcu_free()`).
 unsafe impl AlwaysRefCounted for Destination {
     #[inline]
     fn inc_ref(&self) {

@@ -26,8 +26,8 @@ use kernel::{error::to_result, ffi::c_uint, prelude::*, sync::aref::ARef, types:
 /// }
 /// ```
 pub trait FlowOps: 'static {
-    /// Takes the packet and returns a verdict, or gives the flow back. Then IPVS handles the packet
-    /// as a stock kernel does.
+    /// Takes the packet and returns a verdict, or gives the flow back. IPVS handles the packet of a
+    /// flow that it gets back as a stock kernel does.
     ///
     /// The packet carries a confirmed conntrack. Softirq or process context, in an RCU read-side
     /// critical section.

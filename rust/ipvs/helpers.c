@@ -25,8 +25,8 @@ void ip_vs_reuse___ip_vs_conn_put(struct ip_vs_conn *cp)
 }
 
 /*
- * The entry's conntrack was killed. The expiry of the entry looks up by tuple, and must not kill
- * the next conntrack.
+ * Called after the entry's conntrack was killed. Otherwise the expiry of the entry, which looks up
+ * by tuple, would kill the conntrack of the next flow.
  */
 void ip_vs_reuse_ip_vs_conn_forget_conntrack(struct ip_vs_conn *cp)
 {

@@ -24,7 +24,7 @@ struct net *ip_vs_reuse_seq_file_single_net(struct seq_file *seq)
 	return seq_file_single_net(seq);
 }
 
-/* All 0, or NULL */
+/* Returns counters that are all 0, or NULL if the allocation fails */
 unsigned long __percpu *ip_vs_reuse_alloc_counters(size_t count)
 {
 	return __alloc_percpu(array_size(count, sizeof(unsigned long)), __alignof__(unsigned long));

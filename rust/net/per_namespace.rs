@@ -99,14 +99,14 @@ pub struct ProcFile<T> {
 /// }
 /// ```
 pub trait PerNamespace: Send + Sync + Sized + 'static {
-    /// The [`Id`] of this type. A constant of this type, so that no other data can be found by it.
+    /// The [`Id`] of this type. Because it is typed, it cannot be used to look up other data.
     const ID: StaticId<Self>;
 
     /// The file in `/proc/net`, if there is one.
     const PROC_FILE: Option<ProcFile<Self>> = None;
 
-    /// Makes the data of a namespace. May sleep. On an error the namespace cannot be created, or
-    /// the registration fails if it is under way.
+    /// Makes the data of a namespace. May sleep. An error makes the creation of the namespace fail,
+    /// or the registration, if this is called for a namespace that exists already.
     fn new(namespace: &Namespace) -> Result<Self>;
 
     /// Called when the namespace or the registration ends. May sleep. The data is dropped an RCU
@@ -122,8 +122,9 @@ pub trait PerNamespace: Send + Sync + Sized + 'static {
         // SAFETY: All namespaces have their data, and a `HookState` exists only in an RCU read-side
         // critical section. When the registration ends, it clears `ready` a grace period before it
         // drops the data (`ops_undo_list()` waits between `pre_exit` and `exit`). When a namespace
-        // ends, its devices go before its data, with a grace period (`default_device_exit_batch()`
-        // calls `unregister_netdevice_many()`), and without a device it has no packet.
+        // ends, its devices are unregistered, which waits for a grace period, before its data is
+        // dropped (`default_device_exit_batch()` calls `unregister_netdevice_many()`). A namespace
+        // without devices has no packets.
         let data = unsafe { data_of::<Self>(packet.namespace().as_ptr()) };
         // SAFETY: `init_callback` has written the data, and by the above it is not dropped before
         // the critical section ends.

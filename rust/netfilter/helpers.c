@@ -14,7 +14,7 @@
 
 #include "helpers.h"
 
-/* The number of replays at LOCAL_OUT that this CPU is in, one inside the other */
+/* The depth of nested replays at LOCAL_OUT on this CPU */
 static DEFINE_PER_CPU(unsigned int, ip_vs_reuse_depth);
 
 static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_state *state,
@@ -23,7 +23,7 @@ static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_s
 	const struct nf_conn_synproxy *synproxy = nfct_synproxy(ct);
 	const struct sock *sk = skb_to_full_sk(skb) ?: state->sk;
 
-	/* ctnetlink adds the extension to each conntrack that it makes, without an isn */
+	/* ctnetlink adds the extension to each conntrack that it creates, but with isn 0 */
 	to->synproxy_syn = synproxy && synproxy->isn;
 	to->not_socket_mark = skb->mark != (sk ? READ_ONCE(sk->sk_mark) : 0);
 	to->nested = this_cpu_read(ip_vs_reuse_depth);

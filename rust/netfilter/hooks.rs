@@ -49,7 +49,8 @@ pub trait Hook: Sized + 'static {
     /// The priority at LOCAL_OUT.
     const LOCAL_OUT_PRIORITY: i32;
 
-    /// The operations of this hook. Netfilter knows a hook by their address, so they are a static.
+    /// The operations of this hook. They must be a static: netfilter identifies a hook by their
+    /// address.
     const OPS: &'static HookOps<Self>;
 
     /// The id of the hook's own data in a namespace.

@@ -58,8 +58,8 @@ impl Verdict<'_> {
 
 /// Properties of a packet that prevent a faithful replay.
 ///
-/// At `LOCAL_OUT` only the first two and the last two can be true. At `LOCAL_IN` only the first one
-/// and the four in the middle can be.
+/// `is_translated` can be true at both hook points. `is_synproxy_syn`, `differs_from_socket_mark`
+/// and `is_nested` can be true only at `LOCAL_OUT`, the others only at `LOCAL_IN`.
 pub struct Obstacles {
     /// NAT has changed the packet: its addresses differ from the tuple of its conntrack.
     pub is_translated: bool,
@@ -143,8 +143,8 @@ impl<'a> HookPacket<'a> {
         })
     }
 
-    /// What prevents a faithful replay of the packet. Nothing, and meaningless, if the packet has
-    /// no conntrack.
+    /// What prevents a faithful replay of the packet. If the packet has no conntrack, all fields
+    /// are false and say nothing.
     pub fn obstacles(&self) -> Obstacles {
         let mut obstacles = MaybeUninit::<bindings::ip_vs_reuse_obstacles>::zeroed();
 
@@ -186,7 +186,7 @@ impl<'a> HookPacket<'a> {
         // a reference too, which `nf_ct_delete()` puts once, however many callers there are
         // (`IPS_DYING_BIT`). It disables softirqs while it holds the locks of the table.
         if unsafe { bindings::nf_ct_delete(ct.as_ptr(), 0, 0) } {
-            // INVARIANT: It has returned true.
+            // INVARIANT: `nf_ct_delete()` has returned true.
             Ok(ReplayablePacket(self))
         } else {
             Err(self)
@@ -205,9 +205,10 @@ impl Deref for HookPacket<'_> {
 
 /// A packet whose conntrack was killed by the hook that owns the packet.
 ///
-/// Lookups find a dying conntrack until it is unlinked. If every hook that meets a dying conntrack
-/// replayed its packet, a packet could meet the same conntrack for ever while it keeps the CPU from
-/// the killer. So only the killer may replay, and each replay removes one conntrack.
+/// Lookups find a dying conntrack until it is unlinked. Suppose that every hook replayed a packet
+/// with a dying conntrack. Then a packet could meet the same conntrack for ever, and never let the
+/// CPU return to the code that unlinks it. So only the hook that has killed the conntrack may
+/// replay, and each replay removes one conntrack.
 ///
 /// # Invariants
 ///

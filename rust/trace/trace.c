@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tracepoints.
+ * Instantiates the tracepoints of events.h, with a function to call each of them from Rust.
  */
 
 #include <net/ip_vs.h>

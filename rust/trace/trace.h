@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The tracepoints as functions, for trace/mod.rs.
+ * Functions that hit the tracepoints of events.h, for trace/mod.rs.
  */
 #ifndef _IP_VS_REUSE_TRACE_H
 #define _IP_VS_REUSE_TRACE_H

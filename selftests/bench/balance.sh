@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# How evenly schedulers spread: 2,000 connections from as many ports, all held, on 32 real
-# servers, with equal weights and with weights of 1 to 4. What the fullest has, by its weight,
-# over the mean. Judges nothing: prints a line of JSON for each measurement.
+# How evenly schedulers spread connections: 2,000 connections from as many ports, all held open, on 32
+# real servers, with equal weights and with weights of 1 to 4. The result is the load per weight of the
+# fullest server, relative to the mean. Judges nothing: prints a line of JSON for each measurement.
 #
 # The network is in lib.sh, with one real server's host, whose ports are the servers.
 #

@@ -1,11 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A rolling update under the storm: one of three real servers is drained (weight 0), and deleted
-# and gone a while later; then a new one comes. What clients see of it with each IPVS that there
-# is or was, in turn: connections that fail, those that take over half a second, and when the
-# new one begins to get its share. NAT, conntrack on, rr, expire_nodest_conn=1. Judges nothing:
-# prints a line of JSON for each measurement.
+# A rolling update under the traffic of storm.sh: one of three real servers is drained (weight 0), later
+# deleted and shut down, and then a new one is added. For each IPVS variant in turn, measures how many
+# connections fail, how many take over half a second, and when the new server begins to get its share.
+# NAT, conntrack on, rr, expire_nodest_conn=1. Judges nothing: prints a line of JSON for each measurement.
 #
 # The network is in lib.sh, the columns are in lib/bench.sh. 'none' has no rollout.
 

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What schedulers cost: the time to choose one of 1 to 10,000 real servers for a datagram, the
-# time to add, edit and remove 10,000 servers, and the memory that one takes. Where the clock
-# counts instructions (VM_ICOUNT) the times repeat; they know nothing of caches. Judges nothing:
-# prints a line of JSON for each measurement.
+# What schedulers cost: the time to choose one of 1 to 10,000 real servers for a datagram, the time to
+# add, edit and remove 10,000 servers, and the memory per server. If the clock counts instructions
+# (VM_ICOUNT), the times are repeatable but do not include cache misses. Judges nothing: prints a line
+# of JSON for each measurement.
 #
 # A time is that of a whole datagram, from the director's own socket (one-packet scheduling,
-# -o) to a device that drops it. What is the same for all is seen with one server.
+# -o) to a device that drops it. The time with one server is the part that all schedulers share.
 #
 # MODULE: the module
 # ROUNDS: how often each is measured, in turn (3)

@@ -2,18 +2,18 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The storm: clients that open, use and close short connections through few source ports, so
-# that nearly each of them reopens a flow. How many they get through in a second, how long one
-# takes, and how many first packets are lost, with each IPVS that there is or was. They take
-# turns, so that a machine that is slower now than before slows all. NAT, conntrack on, four
-# real servers, rr. Judges nothing: prints a line of JSON for each measurement.
+# that nearly every connection reopens a flow. Measures the connections per second, the time of one
+# connection, and the number of lost first packets, for each IPVS variant. The variants take turns, so
+# that a machine that becomes slower affects all of them. NAT, conntrack on, four real servers, rr.
+# Judges nothing: prints a line of JSON for each measurement.
 #
-# Two things are checked besides: what clients say is lost against what ipvs-watch saw IPVS
-# drop, in a storm of its own, for it takes time; and the rate against that of ab, which chooses
-# its ports by itself.
+# Two cross-checks: the losses that clients report against the drops that ipvs-watch reports, in a
+# separate storm because ipvs-watch costs time; and the rate against that of ab, which chooses its own
+# ports.
 #
 # The network is in lib.sh, the columns are in lib/bench.sh.
 #
-# CONCURRENCIES: besides, for some columns, how it all depends on that ("4 16 64 128")
+# CONCURRENCIES: more numbers of concurrent connections, measured for some columns ("4 16 64 128")
 
 # shellcheck source=selftests/lib/bench.sh
 . "$(dirname "$0")/../lib/bench.sh"

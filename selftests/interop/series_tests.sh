@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The kernel selftests that come with the series in patches/: taken out of their patches, put
-# among the kernel's own, and run by themselves. On the stock kernel each must fail, for just those
-# cases that the series mends; with the patched IPVS or conntrack all of it must pass.
+# Runs the kernel selftests that the series in patches/ adds: extracts them from their patches, puts
+# them among the kernel's own, and runs only them. On the stock kernel exactly those cases must fail
+# that the series fixes; with the patched IPVS or conntrack all cases must pass.
 #
 # KERNEL_TESTS: what scripts/kernel-selftests.sh has made
 # IPVS:         what scripts/ipvs.sh has made, patched

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the measurements share: the kinds of IPVS that are compared, and how results are told.
+# Shared by the benchmarks: the IPVS variants that they compare, and how they print results.
 # Sourced, not run, in place of lib.sh. A result is a line of JSON on standard output; all
-# else is a line that begins with '#'.
+# other lines begin with '#'.
 #
 # The columns, each with its own IPVS, or none:
 #

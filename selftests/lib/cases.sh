@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts with cases of the fault share. Sourced, not run, in place of lib.sh.
+# Shared by the scripts that test reused ports case by case. Sourced, not run, in place of lib.sh.
 #
-# A case is two connections from one client port, and something between them. Each runs on
-# the stock kernel, where the fault must show just where it is known to, and then with the
-# module: no first packet may be lost, and the server must be the right one. Three witnesses
-# have to agree: the client (its retransmissions and its time), the module's counters, and
-# ipvs-watch, which sees IPVS drop the packet. Where an IPVS that replays by itself (patches/)
-# is in place of the stock one, it has to do as well without the module.
+# A case is two connections from one client port, with an event between them. It runs twice. On the
+# stock kernel the first packet of the second connection must be lost if the case expects that, and
+# only then. With the module no first packet may be lost, and the right server must answer. Three
+# sources must agree: the client (its retransmissions and its time), the module's counters, and
+# ipvs-watch, which sees IPVS drop the packet. An IPVS that replays packets itself (patches/) must
+# meet the same requirements without the module.
 #
-# A script has a function `setup`, which makes the director's services between begin_director and
-# start_traffic; its cases, each a function with `case_is` in front of it, or `module_case_is` if it
-# is about the module as such; and ends with `run_both_halves "$@"`, which takes names of cases as
-# arguments.
+# To add a case, declare a function with `case_is`, or with `module_case_is` if it tests the module
+# itself. A script also has a function `setup`, which makes the director's services between
+# begin_director and start_traffic. It ends with `run_both_halves "$@"`, whose arguments are names of
+# cases.
 #
 # MODULE:  the module to insert; without it only the first half runs
 # IPVS:    set if the IPVS that is loaded is a patched one

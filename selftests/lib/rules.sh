@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are lib/cases.sh's, or the script's
 #
-# What the scripts share whose cases have rules: a client reuses its port, and the director has rules for
-# connections. Sourced, not run, in place of lib/cases.sh.
+# Shared by the scripts whose cases load netfilter rules: a client reuses its port, and the director has
+# rules for connections. Sourced, not run, in place of lib/cases.sh.
 #
 # A case loads its rules into the table `case` and deletes it afterwards. The service is NAT, for TCP:
 #

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034,SC2154 # variables are lib/cases.sh's, or the script's
 #
-# What paths.sh and paths_netfilter.sh share: a packet that is replayed takes the same way twice, and meets
-# the same rules. Sourced, not run, in place of lib/cases.sh.
+# Shared by paths.sh and paths_netfilter.sh: checks that a replayed packet takes the same path twice and
+# passes the same rules. Sourced, not run, in place of lib/cases.sh.
 
 # shellcheck source=selftests/lib/cases.sh
 . "$(dirname "${BASH_SOURCE[0]}")/cases.sh"

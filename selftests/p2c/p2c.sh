@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The scheduler p2c: that it loads by itself, loses nothing while real servers come and go,
-# sends nothing to whom nothing may be sent, spreads well, and stays fast. What IPVS's own
-# schedulers do in the same place is measured beside it, and printed. At the start, a word
-# with rs_rr, a second scheduler from the same abstractions.
+# Tests the scheduler p2c: it is loaded on demand, loses nothing while real servers are added and
+# deleted, picks no server that must not get connections, spreads connections well, and stays fast. For
+# comparison, measures and prints what IPVS's own schedulers do in the same tests. Also tests rs_rr, a
+# second scheduler built on the same abstractions.
 #
-# The network is in lib.sh, with one real server's namespace. In it, each port is a server of
-# its own: rs1:7 is 10.2.1.2:7. Each check has a virtual service of its own, 10.9.0.N, and for
-# it a client address, 10.0.0.100+N: what were the same flow for two services would be one for
-# the real server, and IPVS could not tell whose the answers are.
+# The network is in lib.sh, with one real server's namespace. In it, each port is a separate server:
+# rs1:7 is 10.2.1.2:7. Each check has its own virtual service, 10.9.0.N, and its own client address,
+# 10.0.0.100+N. With one client address, flows of two services could look the same to the real server,
+# and IPVS could not tell to which service a reply belongs.
 #
-# What holds by chance only is held to four standard deviations of the count, where nothing
-# else is said: one check in 15,000 fails for no other reason.
+# Statistical checks allow four standard deviations of the count, unless noted otherwise: one check in
+# 15,000 fails by chance.
 #
 # MODULE: ip_vs_reuse.ko; ip_vs_rs_rr.ko is looked for beside it
 #

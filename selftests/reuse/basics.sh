@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port while IPVS still has the entry of the old connection. With
-# conntrack, IPVS drops the first packet of the new connection wherever it comes on the old
-# connection's confirmed conntrack; the client sends it again a second later.
+# A client reuses its port while IPVS still has the entry of the old connection. If the first packet of
+# the new connection carries the old connection's confirmed conntrack, IPVS drops the packet, and the
+# client sends it again a second later.
 #
-# This is the fault in its common forms, and the cases in which nothing may change; `make demo`
-# shows its table. How a case is judged stands in lib/cases.sh.
+# This script has the common forms of that fault, and cases in which the module must change nothing.
+# `make demo` shows its table. lib/cases.sh says how a case is judged, and how to add one.
 #
 # The network is in lib.sh. Each virtual service has an address of its own (10.9.0.x):
 #

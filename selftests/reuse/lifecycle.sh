@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The module as such: its counters and tracepoints; it comes and goes, before and between the two
-# connections of a client that reuses its port; and a namespace goes with its flows.
+# The module itself: its counters and tracepoints; it is loaded and unloaded before and between the two
+# connections of a client that reuses its port; and a namespace is deleted while it has flows.
 #
 # The network is in lib.sh, and lib/cases.sh says how a case is judged. The service, NAT:
 #

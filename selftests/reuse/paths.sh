@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port: by the devices, routes and tunnels through which its packets come to
-# IPVS. A packet that is replayed takes the same way twice: rules at LOCAL_IN see one SYN twice
-# where they see a lost one and its retransmission on the stock kernel (`passes` counts them). How
-# a case is judged stands in lib/cases.sh.
+# A client reuses its port, and its packets reach IPVS through various devices, routes and tunnels. A
+# replayed packet takes the same path twice: rules at LOCAL_IN see one SYN twice. On the stock kernel
+# they see the lost SYN and its retransmission (`passes` counts them). lib/cases.sh says how a case is
+# judged.
 #
 # The network is in lib.sh, all services are NAT:
 #
 #   nat      10.9.0.1, fd00:9::1
 #   marked   10.9.0.2, fd00:9::2     by the packets' mark 5
-#   routed   10.9.0.20, fd00:9::20   no address of the director, but for packets with the mark 6
+#   routed   10.9.0.20, fd00:9::20   an address of the director only for packets with the mark 6
 #
-# paths_netfilter.sh has what lies behind the routes: rules, queues, sockets.
+# paths_netfilter.sh covers what comes after routing: rules, queues, sockets.
 #
 # One case: make case TEST=reuse/paths.sh CASE=tc_mark
 

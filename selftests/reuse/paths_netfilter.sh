@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port: by what its packets are, and by the rules, queues and sockets that they
-# meet between routing and IPVS. A packet that is replayed meets them twice. How a case is judged
-# stands in lib/cases.sh; paths.sh has what lies before the rules.
+# A client reuses its port, with various kinds of packets, which pass various rules, queues and sockets
+# between routing and IPVS. A replayed packet passes them twice. lib/cases.sh says how a case is judged;
+# paths.sh covers what comes before the rules.
 #
 # The network is in lib.sh, all services are NAT:
 #

@@ -1,9 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A client reuses its port towards virtual services of every kind: every first packet that IPVS drops for
-# its old conntrack is kept with the module. Where IPVS keeps to the old entry, and where it cannot give
-# that up, nothing changes.
+# A client reuses its port with every kind of virtual service. With the module, no first packet is lost
+# because of its old conntrack. Nothing changes where IPVS keeps using the old entry, or cannot expire it.
 #
 # The network is in lib.sh, and lib/cases.sh says how a case is judged. Each virtual service has an address
 # of its own (10.9.0.x):

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A stray SYN with the addresses of a flow has the effect that it has on a stock kernel: none if it is
-# dropped before it reaches IPVS. A stranger sends it, with the client's address. And a bridge, whose
-# packets pass the IP hooks, too, where they do not reach IPVS.
+# A stray SYN with the addresses of a flow has the same effect as on a stock kernel. It has no effect if
+# it is dropped before it reaches IPVS. A stranger sends it, with the client's address. Also tests a bridge
+# with br_netfilter, on which packets pass the IP hooks without reaching IPVS.
 #
 # The network is in lib.sh, the stranger in lib/stranger.sh, and lib/cases.sh says how a case is judged.
 #

@@ -6,9 +6,9 @@
 # or reopens a flow. After the server's RST conntrack does not reopen the flow, so the module must have
 # replayed the packet; after the client's RST or a FIN it need not.
 #
-# The cases combine all ends, IPv4 and IPv6, plain and masqueraded as kube-proxy does it, rr and p2c, and
-# servers that all serve or of which one is drained and restored all the time. `harness storm` makes the
-# traffic: 32 concurrent connections from 160 ports, different ones for each case.
+# The cases are all combinations of how a connection ends, IPv4 or IPv6, plain or masqueraded as by
+# kube-proxy, rr or p2c, and stable servers or one that is drained and restored all the time.
+# `harness storm` makes the traffic: 32 concurrent connections from 160 ports, different for each case.
 #
 # Masqueraded flows have random ports, as with kube-proxy, except for those that end by FIN: a random
 # port may be one for which the server is still in TIME_WAIT from another client, and then the server

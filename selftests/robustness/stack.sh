@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# How much of the kernel's stack a replay on output takes, where the packet is sent again before the
-# first call has returned. The path is as long as it can be made: an IPv6 client on the director, a
-# tunnel of IPVS's own to servers behind another tunnel, which lies, with the device under it, in a VRF.
-# It is walked where the client connects, and where the owner of an nfqueue gives a verdict.
+# How much kernel stack a replay at LOCAL_OUT takes: there the packet is sent again before the first call
+# has returned. The path is as deep as possible: an IPv6 client on the director, and an IPVS tunnel to
+# servers behind a second tunnel. The second tunnel and its underlying device are in a VRF. The depth is
+# measured for a client that connects, and for an nfqueue whose owner gives a verdict.
 #
 # Prints bytes of 16384, without the module and with it, for
 #
@@ -12,10 +12,10 @@
 #   reopened  the first packet of a flow that reopens the port: replayed with the module, dropped by
 #             IPVS without
 #
-# The kernel's own tracer measures (CONFIG_STACK_TRACER). It does not see the stack of softirqs, which
-# is another, as large, and has less on it.
+# The kernel's stack tracer measures it (CONFIG_STACK_TRACER). It does not see the softirq stack, which
+# is separate, equally large, and less full.
 #
-# TRACE: a directory for what the stack had on it
+# TRACE: a directory for the deepest stack traces
 #
 # One case: make case TEST=robustness/stack.sh CASE=connects
 
