@@ -68,7 +68,7 @@ counters! {
     LeftVrfZone = c"left_vrf_zone",
     /// Left to IPVS: at LOCAL_OUT its mark is not the mark of its socket.
     LeftMarked = c"left_marked",
-    /// Left to IPVS: it is being replayed at LOCAL_OUT already.
+    /// Left to IPVS: it is already being replayed at LOCAL_OUT.
     LeftNested = c"left_nested",
     /// Left to IPVS: somebody else was killing the conntrack.
     LeftDying = c"left_dying",

@@ -10,7 +10,7 @@ use kernel::prelude::*;
 /// Keeps the operations registered until dropped.
 pub type Registration = FlowOpsRegistration<Reopen>;
 
-/// Registers the operations, and logs it. Errors are those of [`FlowOpsRegistration::new`].
+/// Registers the operations and logs a message. Errors are those of [`FlowOpsRegistration::new`].
 pub fn register() -> impl PinInit<Registration, Error> {
     Registration::new().pin_chain(|_| {
         pr_info!("IPVS asks about packets that reopen a flow\n");

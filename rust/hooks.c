@@ -52,7 +52,10 @@ bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
 	return !list_empty(&ipvs->dest_trash);
 }
 
-/* Under this lock cleanup_net() removes a namespace from the list, before it ends the namespace */
+/*
+ * cleanup_net() holds this lock to unlist a namespace, and only then tears the namespace down.
+ * The callback must not wait for pernet_ops_rwsem or the RTNL, which are taken before this lock.
+ */
 void ip_vs_reuse_walk_namespaces(void (*callback)(struct net *net, void *data), void *data)
 {
 	struct net *net;

@@ -31,7 +31,8 @@ use kernel::prelude::*;
 /// Keeps the hooks registered until dropped.
 pub type Registration = HookRegistration<BeforeIpvs>;
 
-/// Registers the hooks, and logs it. May sleep. Errors are those of [`HookRegistration::new`].
+/// Registers the hooks and logs a message. May sleep. Errors are those of
+/// [`HookRegistration::new`].
 pub fn register() -> impl PinInit<Registration, Error> {
     Registration::new().pin_chain(|_| {
         pr_info!(
@@ -75,7 +76,7 @@ impl Hook for BeforeIpvs {
     }
 }
 
-/// Fast path: a few loads tell that most packets cannot reopen a flow.
+/// Fast path: rules out most packets with a few loads.
 #[inline]
 fn may_reopen_flow(packet: &HookPacket<'_>) -> bool {
     if packet.is_handled_by_ipvs() || !packet.has_conntrack() {

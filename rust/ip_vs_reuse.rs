@@ -7,7 +7,7 @@
 //! - [`replay`] replays them, and counts the outcome in [`counters`].
 //! - [`p2c`] is the scheduler, and [`sampler`] its arithmetic.
 //!
-//! They contain no unsafe code. That is in the abstractions of C code:
+//! They contain no unsafe code. All unsafe code is in the abstractions over C code:
 //!
 //! - [`base`], RCU and random numbers
 //! - [`ipvs`], connection entries, services, destinations and schedulers

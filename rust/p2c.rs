@@ -31,8 +31,8 @@ use kernel::{
 /// The scheduler.
 pub struct P2c;
 
-/// The table, and the destinations that had weight when it was made. A destination has the number
-/// of its column.
+/// The table, and the destinations that had weight when it was made. The index of a destination is
+/// the index of its column.
 struct DestinationTable {
     total: u64,
     columns: KVVec<Column>,

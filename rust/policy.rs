@@ -107,8 +107,9 @@ pub enum LeaveReason {
     Untracked,
 }
 
-/// Decides whether a packet with a confirmed conntrack is replayed. It is, if `ip_vs_in_hook()`
-/// would drop it to reschedule the flow, and the entry's expiry would then kill the conntrack.
+/// Decides whether a packet with a confirmed conntrack is replayed. It is replayed only if
+/// `ip_vs_in_hook()` would drop it to reschedule the flow, and the expiry of the entry would then
+/// kill the conntrack.
 #[inline]
 pub fn decide(s: &Situation) -> Result<ReplayReason, LeaveReason> {
     let reason = reschedules(s)?;

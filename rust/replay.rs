@@ -73,8 +73,8 @@ pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>
     let (Some(packet), Some(replay)) = (packet, Replay::of(flow.packet().state())) else {
         return Err(flow);
     };
-    // IPVS reschedules a UDP flow only after its destination was deleted. Other datagrams are of no
-    // interest, and not counted.
+    // IPVS reschedules a UDP flow only after its destination was deleted. Other datagrams are
+    // ignored and not counted.
     let dest_gone = || {
         flow.conn()
             .destination()
@@ -164,8 +164,8 @@ fn obstacle(obstacles: &Obstacles) -> Option<Event> {
         (obstacles.has_ip_options, Event::LeftOptions),
         // `frag_max_size`, which limits the size of fragments on output, would be lost.
         (obstacles.exceeds_frag_max_size, Event::LeftFragments),
-        // The packet would pass only the rules for the VRF again, and not those for its slave,
-        // which have set the zone.
+        // A replay would pass only the rules for the VRF device. The zone was set by rules for its
+        // slave, which would not run again.
         (obstacles.has_zone_in_vrf, Event::LeftVrfZone),
         // A rule may have set the mark for the old flow, and routing has used it.
         (obstacles.differs_from_socket_mark, Event::LeftMarked),

@@ -40,7 +40,7 @@ impl Column {
 
 /// Makes a table of columns from [`Column::new`], in place, and returns its `total`.
 ///
-/// `None`, and no table, if no destination has weight. The table is exact. Even with 2^32
+/// Returns `None` if no destination has weight. The table is exact. Even with 2^32
 /// destinations the total and each `n * w` are below 2^63, so no checked operation below can fail.
 pub fn build(columns: &mut [Column]) -> Option<u64> {
     let n = u32::try_from(columns.len()).ok()?;
@@ -75,9 +75,9 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
                 giver = givers.next();
             }
 
-            // The giver may have less than `total` now. If the outer loop has not reached it, it
-            // will be filled there. Otherwise it is filled next, here. So no lists of short and
-            // full columns are needed. Each iteration completes one column.
+            // The giver may have less than `total` now. If the outer loop has not reached it yet,
+            // the outer loop will fill it. Otherwise the next iteration fills it. So no lists of
+            // short and full columns are needed. Each iteration completes one column.
             if alias > number {
                 break;
             }

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Builds the Debian packages of packaging/debian, with the module for Linux $KERNEL built, has
-# lintian and mandoc look at them, and leaves them in build/deb. What builds packages is not in
-# the build root but in a layer over it, in the cache.
+# lintian and mandoc look at them, and leaves them in build/deb. The packaging tools are not in
+# the build root but in an overlay on it, in the cache.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

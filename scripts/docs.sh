@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Makes the documentation of all Rust code, the module's and what runs in user space, in
-# build/docs. A warning is an error: a link that leads nowhere, a crate that does not say what it is.
+# Makes the documentation of all Rust code, in the module and in user space, in build/docs. Warnings,
+# such as a broken link or a crate without documentation, are errors.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"

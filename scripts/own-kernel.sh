@@ -4,8 +4,8 @@
 # usage: own-kernel.sh
 #
 # Builds ip_vs_reuse.ko for a kernel tree of your own, KDIR, and leaves it in build/. It uses this
-# machine's compilers, as the kernel's build does: LLVM=1, ARCH, CROSS_COMPILE, RUSTC and so on go on
-# to it. It writes nothing into KDIR, downloads nothing, and needs no build root.
+# machine's compilers, and passes LLVM=1, ARCH, CROSS_COMPILE, RUSTC and so on to the kernel's build. It
+# writes nothing into KDIR, downloads nothing, and needs no build root.
 #
 # KDIR: the directory that the kernel was built in: the source, or the O= directory
 

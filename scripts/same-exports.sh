@@ -3,8 +3,8 @@
 #
 # usage: same-exports.sh HEADERS DIRECTORY
 #
-# Whether the ip_vs.ko that was built in DIRECTORY exports what the stock one of HEADERS does. With
-# CONFIG_MODVERSIONS the stock schedulers load on top only if these are the stock one's.
+# Checks that the ip_vs.ko built in DIRECTORY has the same exported symbols as the stock one of HEADERS.
+# With CONFIG_MODVERSIONS, the stock schedulers load only if the symbols and their checksums match.
 
 set -euo pipefail
 

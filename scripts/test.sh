@@ -4,8 +4,8 @@
 # usage: test.sh [--all]
 #
 # Runs the tests: the pure code on the host, the rest in virtual machines, two at a time, because much
-# of a test is waiting for a client's second try. Ends with a line 'N passed, N failed'. All output is
-# kept in the cache, log/test.log.
+# of a test is waiting for a client's retransmission. Ends with a line 'N passed, N failed'. All output
+# is kept in the cache, log/test.log.
 #
 # Without --all it is the short set: the common cases on stock, with the module and with the patched
 # IPVS, ipvs-watch, and the scheduler. With --all it is everything that must hold:

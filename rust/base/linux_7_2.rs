@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `kernel::sync::rcu` has in Linux 7.3, and not in 7.2.
+//! Functions of `kernel::sync::rcu` that Linux 7.2 lacks and 7.3 has.
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 

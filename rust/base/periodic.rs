@@ -9,8 +9,8 @@ use kernel::{container_of, prelude::*, types::Opaque};
 
 /// Work for [`Periodic`].
 pub trait Task: Send + Sync + 'static {
-    /// Does the work. May sleep. After an error it is called again a second later.
-    fn run(&self) -> Result;
+    /// Does the work. May sleep. Must not drop the [`Periodic`], which would wait for this to return.
+    fn run(&self);
 }
 
 /// Runs a [`Task`] at once, and then once a second until dropped (`struct delayed_work`). Two runs
@@ -22,9 +22,8 @@ pub trait Task: Send + Sync + 'static {
 /// struct Tick;
 ///
 /// impl Task for Tick {
-///     fn run(&self) -> Result {
+///     fn run(&self) {
 ///         pr_info!("a second has passed\n");
-///         Ok(())
 ///     }
 /// }
 ///
@@ -44,8 +43,7 @@ unsafe impl<T: Task> Send for Periodic<T> {}
 unsafe impl<T: Task> Sync for Periodic<T> {}
 
 impl<T: Task> Periodic<T> {
-    /// Runs the task and schedules the next run. May sleep. Errors: those of the task's initializer
-    /// and of its first run.
+    /// Runs the task and schedules the next run. May sleep. Errors: those of the task's initializer.
     pub fn new(task: impl PinInit<T, Error>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             work <- Opaque::ffi_init(|work| {
@@ -57,7 +55,7 @@ impl<T: Task> Periodic<T> {
             task <- task,
         })
         .pin_chain(|this| {
-            this.task.run()?;
+            this.task.run();
             this.schedule();
             Ok(())
         })
@@ -79,8 +77,7 @@ impl<T: Task> Periodic<T> {
         let this = unsafe { container_of!(Opaque::cast_from(work), Self, work) };
         // SAFETY: `drop` waits until this function has returned.
         let this = unsafe { &*this };
-        // After an error it is tried again in a second.
-        let _ = this.task.run();
+        this.task.run();
         this.schedule();
     }
 }

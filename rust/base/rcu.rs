@@ -64,7 +64,7 @@ impl<T: Send + Sync> RcuBox<T> {
 
 impl<T: Send + Sync> Drop for RcuBox<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type's invariants the node is from a `KBox`, and ours.
+        // SAFETY: By the type's invariants the box owns the node, which is from a `KBox`.
         drop(unsafe { KBox::from_raw(self.0.as_ptr()) });
     }
 }
@@ -133,7 +133,7 @@ impl<T: Send + Sync> Drop for Retired<T> {
     }
 }
 
-/// A pointer to a value, or to none. Readers get the newest value under RCU.
+/// A pointer to a value, or null. Readers get the newest value under RCU.
 ///
 /// Readers borrow the `Published`, so it can drop its last value at once.
 ///

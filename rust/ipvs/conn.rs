@@ -163,7 +163,7 @@ unsafe impl AlwaysRefCounted for Conn {
     unsafe fn dec_ref(conn: NonNull<Self>) {
         // Not `ip_vs_conn_put()`: that restarts the entry's timer, which only IPVS may do.
         // SAFETY: By the contract the reference is the caller's. It is not the last one: the
-        // connection table keeps its own while there is another (`ip_vs_conn_unlink()`).
+        // connection table keeps its own reference as long as others exist (`ip_vs_conn_unlink()`).
         unsafe { bindings::ip_vs_reuse___ip_vs_conn_put(conn.as_ptr().cast()) };
     }
 }

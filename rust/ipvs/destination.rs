@@ -64,6 +64,15 @@ impl Destination {
         self.0.get()
     }
 
+    /// Whether the destination is one of this service's.
+    #[inline]
+    pub(super) fn belongs_to(&self, service: *const bindings::ip_vs_service) -> bool {
+        // SAFETY: The destination is valid by the type's invariants; only the address is taken.
+        let svc = unsafe { &raw mut (*self.as_ptr()).svc };
+        // SAFETY: The field is valid, and C writes a pointer whole. It is not dereferenced.
+        unsafe { atomic_load(svc, Relaxed) }.cast_const() == service
+    }
+
     /// The current weight. With weight 0 the destination keeps its connections and gets no new
     /// ones.
     #[inline]

@@ -67,8 +67,9 @@ impl<T: FlowOps> Adapter<T> {
         match T::reopened(ReopenedFlow::new(packet, transport, conn)) {
             Ok(verdict) => verdict.into_raw(),
             Err(flow) => {
-                // The lifetime guarantees that this is the flow that we passed. IPVS puts the
-                // reference.
+                // This is the flow that we passed: the lifetime is that of no other, and nothing
+                // in a build for such an IPVS takes a flow apart but to replay its packet. IPVS
+                // puts the reference.
                 let _ = ARef::into_raw(flow.conn);
                 bindings::NF_ACCEPT
             }

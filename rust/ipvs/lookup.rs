@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `ip_vs_in_hook()` does up to and including the lookup of a packet's connection entry. For
-//! a stock kernel only.
+//! The first part of `ip_vs_in_hook()`: its checks, and the lookup of a packet's connection entry.
+//! For a stock kernel only.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
@@ -17,7 +17,7 @@ use kernel::sync::{
 };
 
 impl Ipvs {
-    /// IPVS in a namespace, if there is one. One load.
+    /// The state of IPVS in a namespace; `None` if IPVS has none there. One load.
     #[inline]
     pub fn of(namespace: &Namespace) -> Option<&Self> {
         // SAFETY: The namespace is alive by its invariants, and the offset is that of a field.
@@ -134,6 +134,12 @@ impl IpHeader {
 }
 
 impl<'a> ReopenedFlow<'a> {
+    /// Puts the connection entry and returns the packet.
+    #[inline]
+    pub fn into_packet(self) -> HookPacket<'a> {
+        self.packet
+    }
+
     /// Finds the entry of an older flow with the packet's addresses, or gives the packet back if
     /// there is none. RCU read-side critical section; one lookup in a hash table.
     pub fn find(

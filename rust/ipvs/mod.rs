@@ -9,6 +9,7 @@ mod conn;
 mod destination;
 #[cfg(IP_VS_FLOW_OPS)]
 mod flow_ops;
+#[cfg(not(IP_VS_FLOW_OPS))]
 mod lookup;
 mod reopened;
 mod scheduler;
@@ -19,6 +20,7 @@ pub use self::conn::Conn;
 pub use self::destination::Destination;
 #[cfg(IP_VS_FLOW_OPS)]
 pub use self::flow_ops::{FlowOps, FlowOpsRegistration};
+#[cfg(not(IP_VS_FLOW_OPS))]
 pub use self::lookup::IpHeader;
 pub use self::reopened::{ReopenedFlow, ReplayableFlow};
 pub use self::scheduler::{Scheduler, SchedulerRegistration};

@@ -22,7 +22,7 @@ use kernel::sync::aref::ARef;
 /// }
 /// ```
 pub struct ReopenedFlow<'a> {
-    packet: HookPacket<'a>,
+    pub(super) packet: HookPacket<'a>,
     transport: Transport,
     pub(super) conn: ARef<Conn>,
 }
@@ -53,12 +53,6 @@ impl<'a> ReopenedFlow<'a> {
     #[inline]
     pub fn conn(&self) -> &Conn {
         &self.conn
-    }
-
-    /// Puts the connection entry and returns the packet.
-    #[inline]
-    pub fn into_packet(self) -> HookPacket<'a> {
-        self.packet
     }
 
     /// Kills the packet's conntrack and clears the entry's `IP_VS_CONN_F_NFCT`. Gives the flow back
@@ -95,8 +89,8 @@ impl<'a> ReplayableFlow<'a> {
 
     /// Puts the connection entry and replays the packet, as [`ReplayablePacket::replay`] does.
     ///
-    /// The put must come first. When the packet arrives again, IPVS expires the entry, and an entry
-    /// with another reference would stay for a minute.
+    /// The put must come first. When the packet arrives again, IPVS expires the entry. An entry
+    /// that somebody still holds would stay for another minute.
     #[inline]
     pub fn replay(self) -> (Verdict<'a>, bool) {
         drop(self.conn);

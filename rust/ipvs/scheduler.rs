@@ -228,8 +228,11 @@ impl<T: Scheduler> Adapter<T> {
         // only read it.
         let packet = unsafe { Packet::from_raw(skb.cast_mut()) };
 
-        // The destination stays valid after `guard`, in the hook's critical section.
-        T::schedule(data, service, packet, &guard).map_or(ptr::null_mut(), Destination::as_ptr)
+        // The destination stays valid after `guard`, in the hook's critical section. Another
+        // service's may be from a namespace that has ended.
+        T::schedule(data, service, packet, &guard)
+            .filter(|dest| dest.belongs_to(svc))
+            .map_or(ptr::null_mut(), Destination::as_ptr)
     }
 }
 
@@ -266,6 +269,7 @@ impl<T: Scheduler> SchedulerRegistration<T> {
     ///
     /// This must be the last step of a module's initialization. From here on services may use the
     /// scheduler, and the kernel unloads a module whose initialization fails even if it is in use.
+    /// For the same reason the registration must be kept until the module is unloaded.
     pub fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scheduler <- Opaque::try_ffi_init(move |place: *mut bindings::ip_vs_scheduler| {
@@ -299,8 +303,9 @@ impl<T: Scheduler> SchedulerRegistration<T> {
 #[pinned_drop]
 impl<T: Scheduler> PinnedDrop for SchedulerRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: `new` has registered the scheduler. No service uses it: each would hold a
-        // reference to the module (`ip_vs_scheduler_get()`), which could then not be unloaded.
+        // SAFETY: `new` has registered the scheduler, and its callers keep it until the module is
+        // unloaded. No service uses it then: each would hold a reference to the module
+        // (`ip_vs_scheduler_get()`).
         unsafe { bindings::unregister_ip_vs_scheduler(self.scheduler.get()) };
         // For packets that are still in `schedule` (`__ip_vs_del_service()` puts the module without
         // a grace period), and for readers of the service list that print the name.

@@ -20,7 +20,8 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The namespace is alive. Its core frees the memory only after `__ip_vs_cleanup_batch()`.
+/// The namespace is alive. The networking core frees this memory only after
+/// `__ip_vs_cleanup_batch()`.
 #[repr(transparent)]
 pub struct Ipvs(Opaque<bindings::netns_ipvs>);
 

@@ -10,8 +10,11 @@ use crate::bindings;
 use kernel::ffi::c_void;
 
 impl<T: PerNamespace> Registration<T> {
-    /// Calls `f` with each namespace in use and its data. No namespace starts to end meanwhile.
-    /// May sleep.
+    /// Calls `f` with each namespace in use and its data. No namespace is torn down meanwhile. May
+    /// sleep.
+    ///
+    /// `net_rwsem` is held. So `f` must not register or drop a [`Registration`], and must not take
+    /// the RTNL or call this function.
     pub fn for_each<F: FnMut(&Namespace, &T)>(&self, mut f: F) {
         // SAFETY: The function calls back only before it returns, with namespaces in use. Until
         // then `self` keeps `T` registered, and nobody else uses `f`.

@@ -35,7 +35,7 @@ void ip_vs_reuse_this_cpu_inc(unsigned long __percpu *counter)
 	this_cpu_inc(*counter);
 }
 
-/* Over all possible CPUs */
+/* Sums over all possible CPUs, online or not */
 unsigned long ip_vs_reuse_sum_counter(unsigned long __percpu *counter)
 {
 	unsigned long sum = 0;

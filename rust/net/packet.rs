@@ -44,6 +44,7 @@ impl Packet {
     /// part of the packet, as headers usually are. Calls no function.
     #[inline]
     pub fn peek<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        const { assert!(N <= u16::MAX as usize) };
         let skb = self.as_ptr();
         let end = offset.checked_add(N as u32)?;
         // SAFETY: The packet is valid by the type's invariants.
@@ -72,6 +73,7 @@ impl Packet {
     /// Slow path of [`Packet::read`], for headers that are not in the linear part.
     #[cold]
     fn read_nonlinear<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        const { assert!(N <= u16::MAX as usize) };
         let offset = offset.try_into().ok()?;
         let mut bytes = [0; N];
         // SAFETY: The packet is valid by the type's invariants, and `bytes` has room for `N` bytes.

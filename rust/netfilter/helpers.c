@@ -63,7 +63,7 @@ void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state 
 		read_obstacles_in(skb, state, ct, dir, to);
 }
 
-/* At LOCAL_IN: receives the packet again, without the route, socket and mark of the first time */
+/* At LOCAL_IN: receives the packet again, without its previous route, socket and mark */
 static bool replay_in(struct sk_buff *skb)
 {
 	skb_orphan(skb);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Helpers for the abstractions of netfilter, where those need static inline functions and macros.
+ * Helpers for the abstractions of netfilter: bindgen cannot bind to static inline functions and
+ * macros.
  */
 #ifndef _IP_VS_REUSE_NETFILTER_HELPERS_H
 #define _IP_VS_REUSE_NETFILTER_HELPERS_H

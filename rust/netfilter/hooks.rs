@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hooks of the module's own, at LOCAL_IN and LOCAL_OUT of IPv4 and IPv6. For a stock kernel only.
+//! Netfilter hooks at LOCAL_IN and LOCAL_OUT, for IPv4 and IPv6. For a stock kernel only.
 //!
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
@@ -56,8 +56,9 @@ pub trait Hook: Sized + 'static {
     /// The id of the hook's own data in a namespace.
     const ID: StaticId<NamespaceHooks<Self>>;
 
-    /// Whether the hook is to be registered in a namespace. Called once a second, may sleep. A hook
-    /// that has been registered stays so, whatever this returns later.
+    /// Whether the hook is to be registered in a namespace. Called once a second, with `net_rwsem`
+    /// held; may sleep, but must not take the RTNL. A hook that has been registered stays so,
+    /// whatever this returns later.
     fn is_needed(namespace: &Namespace) -> bool;
 
     /// Handles one packet. Softirq or process context, in an RCU read-side critical section.
@@ -139,8 +140,8 @@ impl<H: Hook> NamespaceHooks<H> {
             return Ok(());
         }
         // SAFETY: The namespace is alive. Netfilter keeps pointers to the operations and reads them
-        // (`nf_hook_entries_grow()`); they are static. `pre_exit` unregisters them. A packet may be
-        // in the hooks for a grace period after that, for which `Registration` waits. On an error
+        // (`nf_hook_entries_grow()`); they are static. `pre_exit` unregisters them. `Registration`
+        // then waits for a grace period, until no packet is in the hooks any more. On an error
         // netfilter unregisters those that it has registered.
         to_result(unsafe {
             bindings::nf_register_net_hooks(
@@ -177,7 +178,7 @@ impl<H: Hook> PerNamespace for NamespaceHooks<H> {
 /// Keeps the hooks of `H` registered in the namespaces that need them, until dropped. After that no
 /// packet is in the hook any more.
 ///
-/// A namespace that needs the hooks later gets them within a second.
+/// A namespace that needs the hooks later gets them within two seconds.
 ///
 /// # Examples
 ///
@@ -197,8 +198,8 @@ pub struct HookRegistration<H: Hook> {
 }
 
 impl<H: Hook> HookRegistration<H> {
-    /// Registers the hooks in all namespaces that need them now. May sleep. `ENOMEM`, or
-    /// netfilter's error; after an error no packet is in the hook.
+    /// Registers the hooks in all namespaces that need them now. May sleep. `ENOMEM`, or `EBUSY` if
+    /// they are registered already.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             registrar <- Periodic::new(try_pin_init!(Registrar {
@@ -216,14 +217,17 @@ struct Registrar<H: Hook> {
 }
 
 impl<H: Hook> Task for Registrar<H> {
-    fn run(&self) -> Result {
-        let mut result = Ok(());
-        // An error in one namespace must not keep the others from their hooks.
+    fn run(&self) {
         self.namespaces.for_each(|namespace, hooks| {
+            // After an error it is tried again a second later. That one namespace has too many
+            // hooks must affect no other, and must not keep the module from loading.
             if H::is_needed(namespace) {
-                result = result.and(hooks.register(namespace));
+                if let Err(err) = hooks.register(namespace) {
+                    kernel::pr_warn_once!(
+                        "cannot register hooks in a network namespace: {err:?}\n"
+                    );
+                }
             }
         });
-        result
     }
 }

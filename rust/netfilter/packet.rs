@@ -75,7 +75,7 @@ pub struct Obstacles {
     pub has_zone_in_vrf: bool,
     /// Its mark is not the mark of its socket.
     pub differs_from_socket_mark: bool,
-    /// It is being replayed at `LOCAL_OUT` already.
+    /// It is already being replayed at `LOCAL_OUT`.
     pub is_nested: bool,
 }
 

@@ -3,9 +3,9 @@
 #
 # Two directors with keepalived: it checks the health of the real servers, moves the virtual address
 # and the real servers' gateway (VRRP), and the active director synchronizes its connections to the
-# other one. Live connections go on when the other director takes over. Their clients reuse their ports
-# after the first director has taken over again, whose conntrack has not seen the connections end. On
-# the stock kernel their first packets are lost; with the module none is.
+# other one. Live connections go on when the other director takes over. The connections end there, so
+# the conntrack of the first director does not see it. Then the first director takes over again, and the
+# clients reuse their ports. On the stock kernel their first packets are lost; with the module none is.
 #
 # failover.sh has the cases one by one, without keepalived.
 #

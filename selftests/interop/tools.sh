@@ -4,8 +4,8 @@
 # Tools that people run with IPVS, with typical configurations. keepalived and ldirectord drain a real
 # server whose health check fails, and restore it, under traffic that reuses its ports. nginx closes or
 # resets connections, and curl, ab and wrk reuse their ports. On the stock kernel first packets are
-# lost; with the module none is, and no connection fails. Then p2c: what keepalived makes of that name,
-# and whether ipvsadm saves and restores it.
+# lost; with the module none is, and no connection fails. Also checks what keepalived, which does not
+# know p2c, does with services that use it, and that ipvsadm saves and restores them.
 #
 # lib.sh has the network. A real server has harness serve on port 80, and nginx on port 81, which also
 # answers the health checks: a failing check breaks no connection.

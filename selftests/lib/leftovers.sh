@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2154 # what is set by lib/cases.sh
 #
-# What must be right whatever a script has done to the director: the module's counters agree, nothing is
-# left behind, the kernel has nothing to complain about. Sourced after lib/cases.sh, not run.
+# Checks that must pass whatever a script has done to the director: the module's counters are consistent,
+# nothing is left behind, and the kernel has logged no warning. Sourced after lib/cases.sh, not run.
 #
 # The script's `setup` calls note_log, and before the first packet:  conntracks_at_start=$(conntrack_objects)
 

@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 #
 # What the selftests share: KTAP, waiting, and a network of namespaces around a director.
-# Sourced, not run. A script that needs the network becomes the director itself, so that it
-# reads and writes the director's /proc without a process for each look.
+# Sourced, not run. A script that needs the network enters the director's namespace itself, so that it
+# can read and write the director's /proc without starting a process each time.
 #
 #                      client
 #             10.0.0.2 |    | 10.1.n.2
