@@ -26,7 +26,7 @@ help:
 	@echo
 	@echo 'Work on it:'
 	@echo '  make lint       formatting, warnings, panics, style'
-	@echo '  make test       the short set of tests, on the host and in the same machine (ten minutes)'
+	@echo '  make test       the short set of tests, on the host and in the same machine (five minutes)'
 	@echo '  make test-all   everything that must hold (forty minutes)'
 	@echo '  make case TEST=reuse/basics.sh CASE=server_rst   one case of one script in selftests/, or, without'
 	@echo '                  CASE, all of them'
