@@ -2,19 +2,19 @@
 
 //! Abstractions of networking: namespaces, packets and per-CPU counters.
 
-mod counters;
 mod family;
 mod for_each;
 mod namespace;
 mod packet;
+mod per_cpu;
 mod per_namespace;
 mod registration;
 mod transport;
 
-pub use self::counters::PerCpuCounters;
 pub use self::family::Family;
 pub use self::namespace::Namespace;
 pub use self::packet::Packet;
+pub use self::per_cpu::PerCpuCounters;
 pub use self::per_namespace::{Id, PerNamespace, ProcFile, StaticId};
 pub use self::registration::Registration;
 pub use self::transport::Transport;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Transport protocols.
+//! The transport protocols that the module handles, and the offsets of the fields that it reads.
 //!
 //! C headers: [`include/uapi/linux/in.h`](srctree/include/uapi/linux/in.h),
 //! [`include/net/tcp.h`](srctree/include/net/tcp.h)

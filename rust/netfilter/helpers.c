@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
+/*
+ * The replay, a call into the network stack, and the checks of a packet before it. This is C because
+ * it consists of calls of static inline functions, and uses per-CPU data.
+ */
 
 #include <linux/ipv6.h>
 #include <linux/netdevice.h>

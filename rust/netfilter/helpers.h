@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Helpers for the abstractions of netfilter: bindgen cannot bind to static inline functions and
- * macros.
+ * See helpers.c.
  */
 #ifndef _IP_VS_REUSE_NETFILTER_HELPERS_H
 #define _IP_VS_REUSE_NETFILTER_HELPERS_H

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The module itself: its counters and tracepoints; it is loaded and unloaded before and between the two
+# The module under traffic: its counters and tracepoints; it is loaded and unloaded before and between the two
 # connections of a client that reuses its port; and a namespace is deleted while it has flows.
 #
 # The network is in lib.sh, and lib/cases.sh says how a case is judged. The service, NAT:
