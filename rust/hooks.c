@@ -40,12 +40,15 @@ bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip
 }
 
 /*
- * Whether an entry may have a destination that was deleted, or is being deleted. While IPVS holds
- * the mutex, it clears IP_VS_DEST_CF_AVAILABLE of a destination and then puts the destination into
- * the trash. So if the flag is clear and the mutex is free, the trash is not empty.
+ * Whether ip_vs_in_hook() may reschedule a UDP flow: expire_nodest_conn is 1, and an entry may have
+ * a destination that was deleted, or is being deleted. While IPVS holds the mutex, it clears
+ * IP_VS_DEST_CF_AVAILABLE of a destination and then puts the destination into the trash. So if the
+ * flag is clear and the mutex is free, the trash is not empty.
  */
-bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs)
+bool ip_vs_reuse_may_reschedule_udp(struct netns_ipvs *ipvs)
 {
+	if (!READ_ONCE(ipvs->sysctl_expire_nodest_conn))
+		return false;
 	if (mutex_is_locked(&ipvs->service_mutex))
 		return true;
 	smp_rmb();	/* pairs with the release of the mutex */

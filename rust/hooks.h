@@ -17,7 +17,7 @@ struct work_struct;
 
 bool ip_vs_reuse_in_hook_would_look_up(struct sk_buff *skb, const struct nf_hook_state *state);
 bool ip_vs_reuse_ip_vs_fill_iph_skb(int af, const struct sk_buff *skb, struct ip_vs_iphdr *iph);
-bool ip_vs_reuse_may_have_removed_dests(struct netns_ipvs *ipvs);
+bool ip_vs_reuse_may_reschedule_udp(struct netns_ipvs *ipvs);
 void ip_vs_reuse_walk_namespaces(void (*callback)(struct net *net, void *data), void *data);
 void ip_vs_reuse_init_delayed_work(struct delayed_work *work,
 				   void (*callback)(struct work_struct *work));

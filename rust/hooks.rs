@@ -90,7 +90,7 @@ fn may_reopen_flow(packet: &HookPacket<'_>) -> bool {
         Transport::TCP => packet
             .peek(offset + Transport::TCP_FLAGS)
             .is_none_or(|[flags]| Transport::is_syn(flags)),
-        Transport::UDP => Ipvs::of(state.namespace()).is_some_and(may_reschedule_udp),
+        Transport::UDP => Ipvs::of(state.namespace()).is_some_and(Ipvs::may_reschedule_udp),
         Transport::SCTP => true,
         _ => state.family() == Family::Ipv6 && Transport::is_extension(protocol),
     }
@@ -110,12 +110,6 @@ fn peek_transport(packet: &Packet, family: Family) -> Option<Transport> {
     let [protocol] = protocol;
 
     Some(Transport { protocol, offset })
-}
-
-/// Whether IPVS may reschedule a UDP flow: a destination was deleted, or is being deleted.
-#[inline]
-fn may_reschedule_udp(ipvs: &Ipvs) -> bool {
-    ipvs.expire_nodest_conn() && ipvs.may_have_removed_destinations()
 }
 
 /// Slow path, for packets that may reopen a flow.
@@ -142,7 +136,7 @@ fn lookup_key<'a>(packet: &HookPacket<'a>) -> Option<(&'a Ipvs, IpHeader)> {
     }
     let header = IpHeader::parse(packet)?;
     let may_reopen = match replay::first_packet(packet, header.transport())? {
-        FirstPacket::UdpDatagram => may_reschedule_udp(ipvs),
+        FirstPacket::UdpDatagram => ipvs.may_reschedule_udp(),
         FirstPacket::TcpSyn | FirstPacket::SctpInit => true,
     };
     may_reopen.then_some((ipvs, header))

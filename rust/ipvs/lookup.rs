@@ -91,13 +91,14 @@ impl Ipvs {
             }
     }
 
-    /// Whether an entry may have a destination that was deleted, or is being deleted. If not, IPVS
-    /// reschedules no UDP flow. Two loads.
+    /// Whether `ip_vs_in_hook()` may reschedule a UDP flow: `expire_nodest_conn` is 1, and an entry
+    /// may have a destination that was deleted, or is being deleted. One load; if that is 1, two
+    /// more.
     #[inline]
-    pub fn may_have_removed_destinations(&self) -> bool {
-        // SAFETY: IPVS is valid by the type's invariants. The function reads the state of a mutex
-        // and of a list head, and dereferences nothing else.
-        unsafe { bindings::ip_vs_reuse_may_have_removed_dests(self.as_ptr()) }
+    pub fn may_reschedule_udp(&self) -> bool {
+        // SAFETY: IPVS is valid by the type's invariants. The function reads a setting and the
+        // state of a mutex and of a list head, and dereferences nothing else.
+        unsafe { bindings::ip_vs_reuse_may_reschedule_udp(self.as_ptr()) }
     }
 }
 
