@@ -9,7 +9,7 @@ use kernel::{container_of, prelude::*, types::Opaque};
 
 /// Work for [`Periodic`].
 pub trait Task: Send + Sync + 'static {
-    /// Does the work. May sleep. Must not drop the [`Periodic`], which would wait for this to return.
+    /// Does the work. May sleep. Must not drop the [`Periodic`]: that waits for this to return.
     fn run(&self);
 }
 
@@ -43,7 +43,7 @@ unsafe impl<T: Task> Send for Periodic<T> {}
 unsafe impl<T: Task> Sync for Periodic<T> {}
 
 impl<T: Task> Periodic<T> {
-    /// Runs the task and schedules the next run. May sleep. Errors: those of the task's initializer.
+    /// Runs the task and schedules the next run. May sleep. Errors: those of the initializer.
     pub fn new(task: impl PinInit<T, Error>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             work <- Opaque::ffi_init(|work| {

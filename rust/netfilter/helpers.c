@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The replay, a call into the network stack, and the checks of a packet before it. This is C because
- * it consists of calls of static inline functions, and uses per-CPU data.
+ * The replay, a call into the network stack, and the checks of a packet before it. This is C
+ * because it consists of calls of static inline functions, and uses per-CPU data.
  */
 
 #include <linux/ipv6.h>
