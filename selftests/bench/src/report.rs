@@ -734,8 +734,8 @@ fn price(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
     text.push_str("\n## 3. Price of a packet\n\nThe same traffic through the stock IPVS, the stock IPVS with the module, \
         and the patched IPVS, on a machine whose clock counts instructions: 2 ns each. Caches do not show. A figure is the \
         work of client, director and server together, which are network namespaces of one kernel. It leaves out timer \
-        ticks and other background work. The module has hooks in all namespaces, IPVS in the director's only. So the \
-        module also adds instructions at the client and at the server; the last line shows how many.\n\n\
+        ticks and other background work. The module has hooks where IPVS has them, in the director's namespace: \
+        the last line shows what others pay.\n\n\
         ![](price.svg)\n\n");
     let series = price_table(text, measured, &none);
     let _ = writeln!(text);
