@@ -68,6 +68,7 @@ impl Service {
         // SAFETY: The service is valid by the type's invariants; only the address is taken.
         let head = unsafe { &raw mut (*service).destinations };
         let mut link = head;
+        let mut last: Option<&Destination> = None;
 
         // A deleted destination stays valid until the guard ends, and still points into the list
         // (`list_del_rcu()`). But IPVS may take it out of the trash meanwhile and link it into the
@@ -85,20 +86,16 @@ impl Service {
             if next == head {
                 return None;
             }
-            if link != head {
-                // SAFETY: `link` is in a destination that is valid; only the address is taken.
-                let svc = unsafe { &raw mut (*dest_of_link(link)).svc };
-                // SAFETY: The field is valid, and C writes a pointer whole. It is not dereferenced.
-                if unsafe { atomic_load(svc, Relaxed) } != service {
-                    return None;
-                }
+            if last.is_some_and(|dest| !dest.belongs_to(service)) {
+                return None;
             }
             link = next;
             let dest = NonNull::new(dest_of_link(link))?;
             // SAFETY: The destination was in the list in this RCU read-side critical section, so it
             // is valid, and IPVS holds a reference to it, until the guard ends
             // (`ip_vs_dest_rcu_free()`).
-            Some(unsafe { Destination::from_raw(dest) })
+            last = Some(unsafe { Destination::from_raw(dest) });
+            last
         })
     }
 
