@@ -26,7 +26,7 @@ check_tree() {
 }
 
 check_config() {
-	local arch machine
+	local arch="another architecture" machine
 
 	has 64BIT=y || die "a 32-bit kernel; the module supports 64-bit machines only"
 	has RUST=y || die "built without CONFIG_RUST: 'make rustavailable' there says what it needs"
@@ -36,10 +36,8 @@ check_config() {
 	has CC_IS_CLANG=y || [ -z "${LLVM:-}" ] || die "built by gcc: leave out LLVM"
 
 	machine=$(uname -m)
-	case $(value X86_64)$(value ARM64) in
-	y) arch=$(has X86_64=y && echo x86_64 || echo aarch64) ;;
-	*) arch=another ;;
-	esac
+	! has X86_64=y || arch=x86_64
+	! has ARM64=y || arch=aarch64
 	[ "$arch" = "$machine" ] || [ -n "${ARCH:-}" ] ||
 		die "built for $arch, and this is $machine: add ARCH and CROSS_COMPILE (or LLVM=1)"
 }
