@@ -19,7 +19,7 @@ key() { cat -- "$@" | sha256sum | cut -c1-12; }
 
 # The scripts that make the root, and so its key: a change to either makes a new one.
 root_inputs=("$top/scripts/buildroot.packages" "$top/scripts/buildroot.sh")
-# shellcheck disable=SC2034 # for who sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 root=$cache/root-$(key "${root_inputs[@]}")
 
 # lock NAME: one process at a time past this point, until this one ends.

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 release=$1
-# shellcheck disable=SC2034 # for who sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 headers=/usr/src/linux-headers-$release
 source=linux-source-$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
 

@@ -22,7 +22,7 @@
 # ROUNDS:  how often each is measured, in turn (3)
 # SECONDS_EACH: how long each time (3)
 
-# shellcheck disable=SC2034 # for who sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -167,11 +167,11 @@ need_modules()
 }
 
 # How many times as long as usual everything takes: a kernel that watches itself is slow.
-# shellcheck disable=SC2034 # for who sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 if [ -e /sys/kernel/debug/kmemleak ]; then slow=25; else slow=1; fi
 
 # Such a kernel is asked about the module; the fault is the same on all.
-# shellcheck disable=SC2034 # for who sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 no_first_half="the fault is not shown again on a kernel as slow as this"
 
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
@@ -314,7 +314,7 @@ become_director()
 {
 	need_root
 	[ -n "${IS_DIRECTOR:-}" ] || IS_DIRECTOR=yes exec unshare --net -- "$0" "$@"
-	# shellcheck disable=SC2034 # for who sources this
+	# shellcheck disable=SC2034 # used by the scripts that source this
 	tmp=$(mktemp -d)
 	trap cleanup EXIT
 }
@@ -443,7 +443,7 @@ link_twice()
 	END
 	ip link set client2 up
 	no_reverse_path_filter
-	# shellcheck disable=SC2034 # for who sources this
+	# shellcheck disable=SC2034 # used by the scripts that source this
 	links=(director="$(mac_of client)" second="$(mac_of client2)")
 }
 
@@ -495,7 +495,7 @@ start_servers()
 # start_console NAME [COMMAND...]: `harness console`, here or where COMMAND takes it. It reads
 # what is written to descriptor console_in[NAME]; what it says is read from console_out[NAME].
 declare -A console_in=() console_out=()
-# shellcheck disable=SC2034 # for who sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 start_console()
 {
 	local in out
