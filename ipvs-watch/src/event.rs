@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a record of the BPF programs means: whose packet was dropped or replayed, and why. For a
-//! drop, the reason is what the module's policy says about the state that IPVS found. Pure.
+//! What a record of the BPF programs means: whose packet was dropped, replayed or misdirected, and
+//! why. If IPVS dropped it, the reason is what the module's policy says about the state that IPVS
+//! found. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -45,6 +46,9 @@ pub struct Record {
 // enum kind
 const DROP: u8 = 1;
 const REPLAY: u8 = 2;
+const CLASH: u8 = 3;
+const DIRECT: u8 = 4;
+const OTHER_SERVICE: u8 = 5;
 
 // Bits of `known`
 const ENTRY: u32 = 1;
@@ -53,6 +57,7 @@ const CONTROLLING: u32 = 4;
 const SERVER: u32 = 8;
 const AVAILABLE: u32 = 16;
 const CONNTRACK: u32 = 32;
+const UNSCHEDULED: u32 = 64;
 
 const AF_INET6: u8 = 10;
 
@@ -126,13 +131,26 @@ const CONNTRACK_SCTP: [&str; 9] = [
     "HEARTBEAT_SENT",
 ];
 
-/// What happened to a packet that opens a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happened to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
-    /// IPVS dropped it.
+    /// It would have opened a flow, and IPVS or conntrack dropped it.
     Drop,
-    /// The module ip_vs_reuse replayed it instead.
+    /// It opens a flow, and the module ip_vs_reuse replayed it.
     Replay,
+    /// It is an answer, and IPVS gave it a source address that its client has not addressed.
+    Misdirect,
+}
+
+impl What {
+    /// One word for programs.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Replay => "replay",
+            Self::Misdirect => "misdirect",
+        }
+    }
 }
 
 /// Why.
@@ -148,19 +166,36 @@ pub enum Reason {
     Unavailable,
     /// No real server could be chosen.
     NotScheduled,
+    /// The service has no scheduler, as while it is given another one.
+    NoScheduler,
+    /// Conntrack has another connection of this port to the real server.
+    Clash,
     /// None of these.
     Other,
+    /// The client has addressed the real server itself.
+    Direct,
+    /// The client has addressed another service with the same real server.
+    OtherService,
 }
 
 impl Reason {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Closed,
         Self::Drained,
         Self::Gone,
         Self::Unavailable,
         Self::NotScheduled,
+        Self::NoScheduler,
+        Self::Clash,
         Self::Other,
+        Self::Direct,
+        Self::OtherService,
     ];
+
+    /// Whether this is a reason for which packets are misdirected, not dropped.
+    pub fn misdirects(self) -> bool {
+        matches!(self, Self::Direct | Self::OtherService)
+    }
 
     /// One word for programs.
     pub fn token(self) -> &'static str {
@@ -170,7 +205,11 @@ impl Reason {
             Self::Gone => "gone",
             Self::Unavailable => "unavailable",
             Self::NotScheduled => "not_scheduled",
+            Self::NoScheduler => "no_scheduler",
+            Self::Clash => "clash",
             Self::Other => "other",
+            Self::Direct => "direct",
+            Self::OtherService => "other_service",
         }
     }
 }
@@ -208,7 +247,7 @@ pub struct Event {
     pub protocol: Cow<'static, str>,
     pub client: SocketAddr,
     pub virtual_service: SocketAddr,
-    /// The real server that the old flow went to.
+    /// The real server that the old flow went to. Of a clash, that of both flows.
     pub server: Option<SocketAddr>,
     pub ipvs_state: Option<Cow<'static, str>>,
     pub conntrack_state: Option<Cow<'static, str>>,
@@ -222,6 +261,9 @@ impl Event {
         let (what, reason) = match record.kind {
             DROP => (What::Drop, record.why_dropped()),
             REPLAY => (What::Replay, record.why_replayed()),
+            CLASH => (What::Drop, Reason::Clash),
+            DIRECT => (What::Misdirect, Reason::Direct),
+            OTHER_SERVICE => (What::Misdirect, Reason::OtherService),
             _ => return None,
         };
         Some(Self {
@@ -232,8 +274,7 @@ impl Event {
             client: address(record.af, record.client, record.cport),
             virtual_service: address(record.af, record.virtual_, record.vport),
             // The entry has the address even after it has lost its reference to the server.
-            server: record
-                .has(ENTRY)
+            server: (record.has(ENTRY) || record.kind == CLASH)
                 .then(|| address(record.daf, record.server, record.dport)),
             ipvs_state: record.has(ENTRY).then(|| record.ipvs_state()),
             conntrack_state: record.has(CONNTRACK).then(|| record.conntrack_state()),
@@ -249,7 +290,7 @@ impl Record {
 
     fn why_dropped(&self) -> Reason {
         if !self.has(ENTRY) {
-            return Reason::NotScheduled;
+            return self.why_not_scheduled();
         }
         let Some(situation) = self.situation() else {
             return Reason::Other;
@@ -260,9 +301,16 @@ impl Record {
                 reason.into()
             }
             // The entry was given up, and no server could be chosen.
-            Ok(_) => Reason::NotScheduled,
+            Ok(_) => self.why_not_scheduled(),
             Err(LeaveReason::Unavailable) => Reason::Unavailable,
             Err(_) => Reason::Other,
+        }
+    }
+
+    fn why_not_scheduled(&self) -> Reason {
+        match self.has(UNSCHEDULED) {
+            true => Reason::NoScheduler,
+            false => Reason::NotScheduled,
         }
     }
 
@@ -355,6 +403,25 @@ fn address(family: u8, bytes: [u8; 16], port: [u8; 2]) -> SocketAddr {
         (_, [a, b, c, d, ..]) => [a, b, c, d].into(),
     };
     (ip, u16::from_be_bytes(port)).into()
+}
+
+#[cfg(test)]
+impl Event {
+    /// The drop that the tests go by.
+    pub fn closed() -> Self {
+        Self {
+            what: What::Drop,
+            monotonic: 0,
+            netns: 4_026_532_008,
+            protocol: "TCP".into(),
+            client: "10.0.0.2:20001".parse().unwrap(),
+            virtual_service: "10.9.0.1:80".parse().unwrap(),
+            server: Some("10.2.1.2:80".parse().unwrap()),
+            ipvs_state: Some("CLOSE".into()),
+            conntrack_state: Some("CLOSE".into()),
+            reason: Reason::Closed,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -506,6 +573,57 @@ mod tests {
         assert_eq!(event.reason, Reason::NotScheduled);
         assert_eq!((event.server, event.ipvs_state), (None, None));
         assert_eq!(event.conntrack_state.as_deref(), Some("NEW"));
+    }
+
+    #[test]
+    fn a_service_may_have_no_scheduler() {
+        assert_eq!(
+            why(|r| r.known = CONNTRACK | UNSCHEDULED),
+            Reason::NoScheduler
+        );
+        // It had an entry whose server is drained, and no stale conntrack.
+        let given_up = |r: &mut Record| {
+            r.known |= UNSCHEDULED;
+            r.ct_status = 0;
+        };
+        assert_eq!(why(given_up), Reason::NoScheduler);
+        assert_eq!(why(|r| r.known |= UNSCHEDULED), Reason::Closed);
+    }
+
+    #[test]
+    fn a_clash_has_a_server_and_no_entry() {
+        let mut bytes = closed();
+        bytes[12] = CLASH;
+        bytes[76..80].copy_from_slice(&CONNTRACK.to_ne_bytes());
+        bytes[92..96].copy_from_slice(&0_u32.to_ne_bytes());
+        let event = Event::from_bytes(&bytes).unwrap();
+        assert_eq!((event.what, event.reason), (What::Drop, Reason::Clash));
+        assert_eq!(event.server, "10.2.1.2:80".parse().ok());
+        assert_eq!(event.ipvs_state, None);
+        assert_eq!(event.conntrack_state.as_deref(), Some("NEW"));
+    }
+
+    #[test]
+    fn a_misdirected_answer_has_the_entry_that_it_was_translated_by() {
+        for (kind, reason) in [
+            (DIRECT, Reason::Direct),
+            (OTHER_SERVICE, Reason::OtherService),
+        ] {
+            let mut bytes = closed();
+            bytes[12] = kind;
+            let event = Event::from_bytes(&bytes).unwrap();
+            assert_eq!((event.what, event.reason), (What::Misdirect, reason));
+            assert!(reason.misdirects());
+            assert_eq!(event.server, "10.2.1.2:80".parse().ok());
+            assert_eq!(event.ipvs_state.as_deref(), Some("CLOSE"));
+        }
+    }
+
+    #[test]
+    fn reasons_are_counted_by_their_place() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+        }
     }
 
     #[test]

@@ -4,19 +4,21 @@
 //! command line and runs the main loop.
 
 mod event;
+mod live;
 mod netns;
 mod output;
 #[path = "../../rust/policy.rs"]
 #[allow(dead_code)]
 mod policy;
+mod report;
+mod show;
 mod watch;
 
-use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -24,10 +26,11 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::time::{clock_gettime, ClockId};
 
-use crate::event::Event;
-use crate::output::{json, Dated, Table, Tally};
+use crate::netns::Namespace;
+use crate::output::{Table, Tally};
+use crate::report::Report;
+use crate::show::{Format, Screen, Show};
 use crate::watch::{Refusal, Watch};
 
 /// Show every packet that IPVS drops instead of opening a flow, and why
@@ -36,9 +39,12 @@ use crate::watch::{Refusal, Watch};
 /// drop the first packet of the new connection, and the client sends it again a second later. This
 /// program shows each such packet when it is dropped, and every other packet that would have opened
 /// a flow and was dropped by IPVS. If the module ip_vs_reuse is loaded, it also shows each packet
-/// that the module replays instead.
+/// that the module replays instead. Finally, it shows answers of real servers that IPVS translates by
+/// the connection of another service, or though the client has addressed the server itself.
+///
+/// On a terminal this is a live view. Elsewhere it is a line for each event.
 #[derive(Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version = env!("IP_VS_REUSE_VERSION"), after_help = AFTER_HELP)]
 struct Cli {
     /// Write each event as a JSON object on a line of its own
     #[arg(long)]
@@ -50,9 +56,16 @@ struct Cli {
     /// node_exporter
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "summary"])]
     prometheus: Option<PathBuf>,
+    /// Watch for a minute, and write what a report of a loss needs: kernel, modules, settings,
+    /// services, counters and events, with each address replaced by a name
+    #[arg(long, conflicts_with_all = ["json", "summary", "prometheus"])]
+    report: bool,
+    /// Leave addresses in the report as they are
+    #[arg(long, requires = "report")]
+    with_addresses: bool,
     /// Watch this network namespace only: its name, a path to it, or a process in it
     #[arg(long, value_name = "NAME|PATH|PID", value_parser = netns::parse)]
-    netns: Option<u32>,
+    netns: Option<Namespace>,
     /// Exit after this time (like 10s or 5m)
     #[arg(long, value_name = "TIME")]
     duration: Option<humantime::Duration>,
@@ -101,12 +114,27 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     wanted.thread_block()?;
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
 
-    let mut watch = Watch::start(cli.netns)?;
-    let mut show = Show::new(cli);
+    let mut watch = match Watch::start(cli.netns.as_ref().map(|netns| netns.inode)) {
+        Ok(watch) => watch,
+        Err(error) if cli.report && error.is::<Refusal>() => {
+            return report_without_events(cli, &error);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut show = Show::new(format(cli)?);
     show.ready()?;
+    if cli.report {
+        eprintln!(
+            "ipvs-watch: watching for {}; Ctrl-C ends it earlier",
+            humantime::format_duration(report_duration(cli))
+        );
+    }
 
     let start = Instant::now();
-    let end = cli.duration.map(|after| start + *after);
+    let end = match cli.report {
+        true => Some(start + report_duration(cli)),
+        false => cli.duration.map(|after| start + *after),
+    };
     let mut look = Every::new(start, Some(Duration::from_secs(1)));
     let mut summary = Every::new(start, interval(cli));
     loop {
@@ -114,33 +142,76 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         if wait(&watch, &signals, cli.prometheus.is_none(), next)? == Wait::NobodyReads {
             return Ok(());
         }
-        if look.is_due() {
+        let is_second = look.is_due();
+        if is_second {
             watch.look_for_module();
         }
         show.events(&mut watch)?;
+        if is_second {
+            show.refresh(&watch)?;
+        }
         if summary.is_due() {
             show.summary(&watch)?;
         }
         while let Some(info) = signals.read_signal()? {
             if info.ssi_signo != Signal::SIGUSR1 as u32 {
-                return finish(cli, watch, show);
+                return finish(cli, watch, show, start.elapsed());
             }
             watch.look_for_module();
             show.events(&mut watch)?;
             show.summary(&watch)?;
         }
         if end.is_some_and(|end| end <= Instant::now()) {
-            return finish(cli, watch, show);
+            return finish(cli, watch, show, start.elapsed());
         }
     }
 }
 
-fn finish(cli: &Cli, mut watch: Watch, mut show: Show) -> anyhow::Result<()> {
+/// What the events are written as.
+fn format(cli: &Cli) -> anyhow::Result<Format> {
+    Ok(match &cli.prometheus {
+        Some(file) => Format::Metrics(file.clone()),
+        None if cli.json => Format::Json,
+        None if cli.report => Format::Report(Box::new(Report::new(cli.with_addresses))),
+        None if io::stdout().is_terminal() => Format::Live(Box::default(), Screen::enter()?),
+        None => Format::Table(Table::new()),
+    })
+}
+
+fn finish(cli: &Cli, mut watch: Watch, mut show: Show, watched: Duration) -> anyhow::Result<()> {
     show.events(&mut watch)?;
+    if let Format::Report(report) = show.format {
+        let watched = Duration::from_secs(watched.as_secs());
+        let watched = format!("watched for {}", humantime::format_duration(watched));
+        return print_report(cli, *report, &watched, &show.tally);
+    }
     if cli.summary.is_some() || cli.prometheus.is_some() {
         show.summary(&watch)?;
     }
     show.end()
+}
+
+fn report_duration(cli: &Cli) -> Duration {
+    cli.duration.map_or(Duration::from_secs(60), Into::into)
+}
+
+/// Settings and services tell something without events, too.
+fn report_without_events(cli: &Cli, why: &anyhow::Error) -> anyhow::Result<()> {
+    let report = Report::new(cli.with_addresses);
+    print_report(
+        cli,
+        report,
+        &format!("not watched: {why:#}"),
+        &Tally::default(),
+    )
+}
+
+fn print_report(cli: &Cli, report: Report, watched: &str, tally: &Tally) -> anyhow::Result<()> {
+    if let Some(netns) = &cli.netns {
+        netns.enter()?;
+    }
+    let text = report.text(Path::new("/"), &report::nft_chains(), watched, tally);
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 /// How often a summary is written without being requested.
@@ -217,141 +288,4 @@ fn wait(
         .and_then(PollFd::revents)
         .is_some_and(|events| events.contains(PollFlags::POLLERR));
     Ok(if gone { Wait::NobodyReads } else { Wait::Over })
-}
-
-/// Standard output.
-struct Show {
-    format: Format,
-    names: netns::Names,
-    tally: Tally,
-}
-
-enum Format {
-    Json,
-    /// Summaries to this file, and no events.
-    Metrics(PathBuf),
-    Table {
-        table: Table,
-        /// On a terminal: the last line is the summary, and is rewritten each time.
-        is_live: bool,
-    },
-}
-
-impl Show {
-    fn new(cli: &Cli) -> Self {
-        let format = match &cli.prometheus {
-            Some(file) => Format::Metrics(file.clone()),
-            None if cli.json => Format::Json,
-            None => Format::Table {
-                table: Table::new(),
-                is_live: io::stdout().is_terminal(),
-            },
-        };
-        Self {
-            format,
-            names: netns::Names::default(),
-            tally: Tally::default(),
-        }
-    }
-
-    fn ready(&mut self) -> anyhow::Result<()> {
-        match &self.format {
-            Format::Json => self.write(&[json::ready()]),
-            Format::Metrics(file) => replace(file, &output::metrics(&self.tally)),
-            Format::Table { .. } => self.write(&[]),
-        }
-    }
-
-    /// Writes all events up to now.
-    fn events(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
-        loop {
-            let events = watch.next_events()?;
-            if events.is_empty() {
-                return Ok(());
-            }
-            let ages = Ages::now()?;
-            let mut lines = Vec::with_capacity(events.len());
-            for event in &events {
-                self.tally.count(event);
-                let dated = Dated {
-                    event,
-                    time: ages.time_of(event),
-                    netns_name: self.names.of(event.netns),
-                };
-                match &mut self.format {
-                    Format::Json => lines.push(json::event(&dated)?),
-                    Format::Metrics(_) => {}
-                    Format::Table { table, .. } => lines.push(table.row(&dated)),
-                }
-            }
-            self.tally.missed = watch.missed()?;
-            self.write(&lines)?;
-        }
-    }
-
-    fn summary(&mut self, watch: &Watch) -> anyhow::Result<()> {
-        self.tally.missed = watch.missed()?;
-        match &self.format {
-            Format::Json => self.write(&[json::summary(&self.tally)?]),
-            Format::Metrics(file) => replace(file, &output::metrics(&self.tally)),
-            Format::Table { .. } => self.write(&[output::summary(&self.tally)]),
-        }
-    }
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        if let Format::Table { is_live, .. } = &mut self.format {
-            if *is_live {
-                *is_live = false;
-                io::stdout().write_all(b"\n")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, lines: &[String]) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        let is_live = matches!(self.format, Format::Table { is_live: true, .. });
-        if is_live {
-            out.write_all(b"\r\x1b[K")?;
-        }
-        for line in lines {
-            writeln!(out, "{line}")?;
-        }
-        if is_live {
-            write!(out, "{}", output::summary(&self.tally))?;
-        }
-        Ok(out.flush()?)
-    }
-}
-
-/// Replaces a file, so that a reader finds either the old or the new one complete. node_exporter
-/// ignores the temporary name.
-fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, file))
-        .with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// Converts the kernel's monotonic time to the time of day.
-struct Ages {
-    monotonic: Duration,
-    time: SystemTime,
-}
-
-impl Ages {
-    fn now() -> anyhow::Result<Self> {
-        Ok(Self {
-            monotonic: clock_gettime(ClockId::CLOCK_MONOTONIC)?.into(),
-            time: SystemTime::now(),
-        })
-    }
-
-    fn time_of(&self, event: &Event) -> SystemTime {
-        let age = self
-            .monotonic
-            .saturating_sub(Duration::from_nanos(event.monotonic));
-        self.time - age
-    }
 }

@@ -4,23 +4,42 @@
 //! its name in `ip netns`.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use nix::sched::{setns, CloneFlags};
 use nix::sys::statfs::{statfs, NSFS_MAGIC};
 
 /// Where `ip netns` keeps named namespaces.
 const NAMED: &str = "/run/netns";
 
-/// The inode number of the namespace with this name, at this path, or of this process.
-pub fn parse(text: &str) -> Result<u32, String> {
+/// A network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    pub inode: u32,
+    file: PathBuf,
+}
+
+impl Namespace {
+    /// Has this process in it.
+    pub fn enter(&self) -> anyhow::Result<()> {
+        let file = File::open(&self.file)?;
+        setns(file, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter {}", self.file.display()))
+    }
+}
+
+/// The namespace with this name, at this path, or of this process.
+pub fn parse(text: &str) -> Result<Namespace, String> {
     let file = file(text, Path::new(NAMED));
     let is_namespace = statfs(&file).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
     is_namespace
         .then(|| inode(&file))
         .flatten()
+        .map(|inode| Namespace { inode, file })
         .ok_or_else(|| format!("there is no network namespace '{text}': see 'ip netns'"))
 }
 
@@ -75,8 +94,10 @@ mod tests {
     #[test]
     fn a_process_stands_for_its_namespace() {
         let own = inode(Path::new("/proc/self/ns/net")).unwrap();
-        assert_eq!(parse(&std::process::id().to_string()), Ok(own));
-        assert_eq!(parse("/proc/self/ns/net"), Ok(own));
+        let process = std::process::id().to_string();
+        for text in [process.as_str(), "/proc/self/ns/net"] {
+            assert_eq!(parse(text).map(|netns| netns.inode), Ok(own));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub struct Dated<'a> {
 pub struct Tally {
     drops: u64,
     replays: u64,
+    misdirects: u64,
     /// Records that did not fit into the ring buffer.
     pub missed: u64,
     by_reason: [u64; Reason::ALL.len()],
@@ -30,15 +31,17 @@ pub struct Tally {
 impl Tally {
     pub fn count(&mut self, event: &Event) {
         match event.what {
-            What::Replay => self.replays += 1,
-            What::Drop => {
-                self.drops += 1;
-                self.by_reason[event.reason as usize] += 1;
+            What::Replay => {
+                self.replays += 1;
+                return;
             }
+            What::Drop => self.drops += 1,
+            What::Misdirect => self.misdirects += 1,
         }
+        self.by_reason[event.reason as usize] += 1;
     }
 
-    /// How many packets were dropped for each reason.
+    /// How many packets were dropped or misdirected for each reason.
     fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
         Reason::ALL.into_iter().zip(self.by_reason)
     }
@@ -63,11 +66,7 @@ pub mod json {
         fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
             let event = self.event;
             let mut map = to.serialize_map(None)?;
-            let what = match event.what {
-                What::Drop => "drop",
-                What::Replay => "replay",
-            };
-            map.serialize_entry("event", what)?;
+            map.serialize_entry("event", event.what.token())?;
             map.serialize_entry("time", &timestamp(self.time))?;
             map.serialize_entry("netns", &event.netns)?;
             if let Some(name) = self.netns_name {
@@ -98,6 +97,7 @@ pub mod json {
             map.serialize_entry("event", "summary")?;
             map.serialize_entry("drops", &self.drops)?;
             map.serialize_entry("replays", &self.replays)?;
+            map.serialize_entry("misdirects", &self.misdirects)?;
             map.serialize_entry("missed", &self.missed)?;
             map.serialize_entry("by_reason", &ByReason(self))?;
             map.end()
@@ -107,35 +107,45 @@ pub mod json {
 
 /// What was seen since the start, in the format that Prometheus and node_exporter read.
 pub fn metrics(tally: &Tally) -> String {
-    let mut text = String::from(
-        "# HELP ipvs_watch_dropped_packets_total Packets that would have opened a flow and were dropped by IPVS.\n\
-         # TYPE ipvs_watch_dropped_packets_total counter\n",
-    );
-    for (reason, count) in tally.reasons() {
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "ipvs_watch_dropped_packets_total{{reason=\"{reason}\"}} {count}"
-        );
-    }
-    for (name, help, count) in [
+    let of_reasons = |misdirects: bool| -> Vec<(String, u64)> {
+        tally
+            .reasons()
+            .filter(|(reason, _)| reason.misdirects() == misdirects)
+            .map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count))
+            .collect()
+    };
+    let total = |count| vec![(String::new(), count)];
+    let mut text = String::new();
+    for (name, help, samples) in [
+        (
+            "dropped_packets",
+            "Packets that would have opened a flow and were dropped.",
+            of_reasons(false),
+        ),
+        (
+            "misdirected_packets",
+            "Answers to which IPVS gave a source address that the client has not addressed.",
+            of_reasons(true),
+        ),
         (
             "replayed_packets",
             "Packets that ip_vs_reuse replayed and IPVS would have dropped.",
-            tally.replays,
+            total(tally.replays),
         ),
         (
             "missed_events",
             "Events that came too fast. No other metric counts them.",
-            tally.missed,
+            total(tally.missed),
         ),
     ] {
+        // Writing to a string does not fail.
         let _ = write!(
             text,
-            "# HELP ipvs_watch_{name}_total {help}\n\
-             # TYPE ipvs_watch_{name}_total counter\n\
-             ipvs_watch_{name}_total {count}\n"
+            "# HELP ipvs_watch_{name}_total {help}\n# TYPE ipvs_watch_{name}_total counter\n"
         );
+        for (labels, count) in samples {
+            let _ = writeln!(text, "ipvs_watch_{name}_total{labels} {count}");
+        }
     }
     text
 }
@@ -165,6 +175,23 @@ impl Table {
             widths: COLUMNS.map(|(_, width)| width),
             has_header: false,
         }
+    }
+
+    /// All rows under one header, a line each. None if there is no event.
+    pub fn of(events: &[Dated]) -> Vec<String> {
+        let mut table = Self::new();
+        for dated in events {
+            table.row(dated);
+        }
+        // Each column is as wide as its widest cell by now.
+        table.has_header = false;
+        events
+            .iter()
+            .flat_map(|dated| {
+                let text = table.row(dated);
+                text.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The event's row, preceded by a header if there was none, or if a column became wider.
@@ -215,22 +242,22 @@ impl Table {
 /// What happened, for an operator who knows IPVS but not this program.
 fn said(event: &Event) -> &'static str {
     match (event.what, event.reason) {
-        (What::Drop, Reason::Closed) => "dropped: old connection ended, its conntrack still there",
-        (What::Drop, Reason::Drained) => "dropped: old server drained, old conntrack still there",
-        (What::Drop, Reason::Gone) => {
-            "dropped: old server left the service, old conntrack still there"
-        }
-        (What::Drop, Reason::Unavailable) => {
-            "dropped: old server left the service, expire_nodest_conn=0"
-        }
-        (What::Drop, Reason::NotScheduled) => {
-            "dropped: no real server to choose (weights, thresholds, drop_packet)"
-        }
-        (What::Drop, Reason::Other) => "dropped: by IPVS, for another reason",
         (What::Replay, Reason::Closed) => "saved: old connection ended, packet replayed",
         (What::Replay, Reason::Drained) => "saved: old server drained, packet replayed",
         (What::Replay, Reason::Gone) => "saved: old server left the service, packet replayed",
         (What::Replay, _) => "saved: packet replayed",
+        (_, Reason::Closed) => "dropped: old connection ended, its conntrack still there",
+        (_, Reason::Drained) => "dropped: old server drained, old conntrack still there",
+        (_, Reason::Gone) => "dropped: old server left the service, old conntrack still there",
+        (_, Reason::Unavailable) => "dropped: old server left the service, expire_nodest_conn=0",
+        (_, Reason::NotScheduled) => {
+            "dropped: no real server to choose (weights, thresholds, drop_packet)"
+        }
+        (_, Reason::NoScheduler) => "dropped: the service has no scheduler, or is changing it",
+        (_, Reason::Clash) => "dropped: by conntrack, which knows this port and server already",
+        (_, Reason::Other) => "dropped: by IPVS, for another reason",
+        (_, Reason::Direct) => "misdirected: the client addressed the real server, not the service",
+        (_, Reason::OtherService) => "misdirected: the client addressed another service",
     }
 }
 
@@ -238,7 +265,7 @@ fn said(event: &Event) -> &'static str {
 pub fn summary(tally: &Tally) -> String {
     let reasons: Vec<_> = tally
         .reasons()
-        .filter(|&(_, count)| count > 0)
+        .filter(|&(reason, count)| count > 0 && !reason.misdirects())
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
     let mut text = format!("{} dropped", tally.drops);
@@ -246,17 +273,20 @@ pub fn summary(tally: &Tally) -> String {
         let _ = write!(text, " ({})", reasons.join(", "));
     }
     let _ = write!(text, ", {} replayed", tally.replays);
+    if tally.misdirects > 0 {
+        let _ = write!(text, ", {} misdirected", tally.misdirects);
+    }
     if tally.missed > 0 {
         let _ = write!(text, ", {} more not shown: too many at once", tally.missed);
     }
     text
 }
 
-fn timestamp(time: SystemTime) -> String {
+pub fn timestamp(time: SystemTime) -> String {
     humantime::format_rfc3339_micros(time).to_string()
 }
 
-fn time_of_day(time: SystemTime) -> String {
+pub fn time_of_day(time: SystemTime) -> String {
     let timestamp = humantime::format_rfc3339_millis(time).to_string();
     let day = timestamp.split_once('T').map_or("", |(_, day)| day);
     day.trim_end_matches('Z').into()
@@ -265,23 +295,9 @@ fn time_of_day(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::net::SocketAddr;
     use std::time::{Duration, UNIX_EPOCH};
-
-    fn closed() -> Event {
-        Event {
-            what: What::Drop,
-            monotonic: 0,
-            netns: 4_026_532_008,
-            protocol: "TCP".into(),
-            client: "10.0.0.2:20001".parse().unwrap(),
-            virtual_service: "10.9.0.1:80".parse().unwrap(),
-            server: Some("10.2.1.2:80".parse().unwrap()),
-            ipvs_state: Some("CLOSE".into()),
-            conntrack_state: Some("CLOSE".into()),
-            reason: Reason::Closed,
-        }
-    }
 
     fn dated(event: &Event) -> Dated {
         Dated {
@@ -293,19 +309,22 @@ mod tests {
 
     fn tally() -> Tally {
         let mut tally = Tally::default();
-        let mut event = closed();
+        let mut event = Event::closed();
         tally.count(&event);
         tally.count(&event);
         event.reason = Reason::NotScheduled;
         tally.count(&event);
         event.what = What::Replay;
         tally.count(&event);
+        event.what = What::Misdirect;
+        event.reason = Reason::Direct;
+        tally.count(&event);
         tally
     }
 
     #[test]
     fn json_of_a_drop() {
-        let mut event = closed();
+        let mut event = Event::closed();
         assert_eq!(
             json::event(&dated(&event)).unwrap(),
             concat!(
@@ -332,8 +351,9 @@ mod tests {
         assert_eq!(
             json::summary(&tally()).unwrap(),
             concat!(
-                r#"{"event":"summary","drops":3,"replays":1,"missed":0,"by_reason":"#,
-                r#"{"closed":2,"drained":0,"gone":0,"unavailable":0,"not_scheduled":1,"other":0}}"#
+                r#"{"event":"summary","drops":3,"replays":1,"misdirects":1,"missed":0,"by_reason":"#,
+                r#"{"closed":2,"drained":0,"gone":0,"unavailable":0,"not_scheduled":1,"#,
+                r#""no_scheduler":0,"clash":0,"other":0,"direct":1,"other_service":0}}"#
             )
         );
     }
@@ -343,7 +363,7 @@ mod tests {
         let mut tally = tally();
         assert_eq!(
             summary(&tally),
-            "3 dropped (2 closed, 1 not_scheduled), 1 replayed"
+            "3 dropped (2 closed, 1 not_scheduled), 1 replayed, 1 misdirected"
         );
         tally.missed = 7;
         assert!(summary(&tally).ends_with(", 7 more not shown: too many at once"));
@@ -362,18 +382,64 @@ mod tests {
                 r#"ipvs_watch_dropped_packets_total{reason="gone"} 0"#,
                 r#"ipvs_watch_dropped_packets_total{reason="unavailable"} 0"#,
                 r#"ipvs_watch_dropped_packets_total{reason="not_scheduled"} 1"#,
+                r#"ipvs_watch_dropped_packets_total{reason="no_scheduler"} 0"#,
+                r#"ipvs_watch_dropped_packets_total{reason="clash"} 0"#,
                 r#"ipvs_watch_dropped_packets_total{reason="other"} 0"#,
+                r#"ipvs_watch_misdirected_packets_total{reason="direct"} 1"#,
+                r#"ipvs_watch_misdirected_packets_total{reason="other_service"} 0"#,
                 "ipvs_watch_replayed_packets_total 1",
                 "ipvs_watch_missed_events_total 0",
             ]
         );
-        assert_eq!(text.matches("# TYPE").count(), 3);
+        assert_eq!(text.matches("# TYPE").count(), 4);
         assert!(text.ends_with('\n'));
+    }
+
+    /// grafana.json asks for each metric, and for no other metric or reason.
+    #[test]
+    fn the_dashboard_asks_for_what_there_is() {
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../grafana.json")).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let queries: Vec<_> = panels
+            .iter()
+            .flat_map(|panel| panel["targets"].as_array().unwrap())
+            .map(|target| target["expr"].as_str().unwrap())
+            .chain(dashboard["templating"]["list"][1]["query"]["query"].as_str())
+            .collect();
+        assert!(queries.len() > panels.len(), "{queries:?}");
+
+        let text = metrics(&Tally::default());
+        let exported: BTreeSet<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        let asked: BTreeSet<_> = queries
+            .iter()
+            .flat_map(|query| query.split(|c: char| !c.is_alphanumeric() && c != '_'))
+            .filter(|word| word.starts_with("ipvs_"))
+            .collect();
+        assert_eq!(asked, exported);
+
+        let reasons = queries
+            .iter()
+            .flat_map(|query| query.split("reason"))
+            .filter_map(|rest| rest.strip_prefix("=~").or(rest.strip_prefix("!~")))
+            .filter_map(|rest| rest.split('"').nth(1))
+            .flat_map(|reasons| reasons.split('|'))
+            .collect::<Vec<_>>();
+        assert_eq!(reasons.len(), 6, "{reasons:?}");
+        for reason in reasons {
+            assert!(
+                Reason::ALL.iter().any(|known| known.token() == reason),
+                "{reason}"
+            );
+        }
     }
 
     #[test]
     fn rows_stand_under_their_header() {
-        let event = closed();
+        let event = Event::closed();
         let mut table = Table::new();
         let text = table.row(&dated(&event));
         let lines: Vec<_> = text.lines().collect();
@@ -394,8 +460,8 @@ mod tests {
 
     #[test]
     fn a_wide_address_widens_its_column_for_good() {
-        let narrow = closed();
-        let mut wide = closed();
+        let narrow = Event::closed();
+        let mut wide = Event::closed();
         let longest = "[fd00:1234:5678:9abc:def0:1234:5678:9abc]:65535";
         wide.client = longest.parse::<SocketAddr>().unwrap();
         let mut table = Table::new();
@@ -406,5 +472,11 @@ mod tests {
         assert_eq!(lines[0].find("VIRTUAL"), lines[1].find("10.9.0.1:80"));
         let later = table.row(&dated(&narrow));
         assert_eq!(lines[0].find("VIRTUAL"), later.find("10.9.0.1:80"));
+
+        let rows = Table::of(&[dated(&narrow), dated(&wide)]);
+        assert_eq!(rows.len(), 3, "{rows:?}");
+        for row in &rows[1..] {
+            assert_eq!(rows[0].find("VIRTUAL"), row.find("10.9.0.1:80"));
+        }
     }
 }

@@ -27,12 +27,23 @@ struct Aligned<B: ?Sized>(B);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/watch.bpf.o")));
 
-const LOOKUP: &str = "ip_vs_conn_in_get_proto";
+/// Our program for the tracepoint of ip_vs_reuse.
+const REPLAYS: &str = "replayed";
+
+/// The function that looks up a packet's entry, and our program for it.
+const LOOKUP: (&str, &str) = ("ip_vs_conn_in_get_proto", "looked_up");
 
 /// The names that the function deciding about a packet has had, and our program for each.
 const DECIDERS: [(&str, &str); 2] = [
     ("ip_vs_in_hook", "hook_decided"),
     ("ip_vs_in", "in_decided"),
+];
+
+/// What else is watched if this kernel has it: a function, its module, and our program for it.
+const OPTIONAL: [(&str, &str, &str); 3] = [
+    ("ip_vs_leave", "ip_vs", "not_scheduled"),
+    ("ip_vs_update_conntrack", "ip_vs", "translated"),
+    ("__nf_conntrack_confirm", "nf_conntrack", "confirmed"),
 ];
 
 /// Why nothing can be watched here. Each reason has its own exit status.
@@ -88,7 +99,7 @@ pub fn complaints() -> String {
 pub struct Watch {
     // Dropped in this order: the programs are detached before the maps that they write to go.
     module: Option<Link>,
-    _links: [Link; 2],
+    _links: Vec<Link>,
     ring: RingBuffer<'static>,
     events: Rc<RefCell<Vec<Option<Event>>>>,
     object: Object,
@@ -98,11 +109,11 @@ impl Watch {
     /// Starts watching one network namespace, or all. Fails with a [`Refusal`] if the kernel or
     /// this user's rights do not allow it.
     pub fn start(only_netns: Option<u32>) -> anyhow::Result<Self> {
-        let decider = what_decides(Path::new("/sys"))?;
+        let wanted = what_to_load(Path::new("/sys"))?;
         if !is_privileged()? {
             return Err(Refusal::NotPermitted.into());
         }
-        Self::load(decider, only_netns).map_err(|error| {
+        Self::load(&wanted, only_netns).map_err(|error| {
             // Root in a container, or a locked-down kernel.
             let refused = error
                 .downcast_ref::<libbpf_rs::Error>()
@@ -115,16 +126,14 @@ impl Watch {
         })
     }
 
-    fn load(decider: &str, only_netns: Option<u32>) -> anyhow::Result<Self> {
+    fn load(wanted: &[&str], only_netns: Option<u32>) -> anyhow::Result<Self> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, complain)));
         let mut object = ObjectBuilder::default()
             .name("ipvs_watch")?
             .open_memory(&OBJECT.0)?;
         for mut program in object.progs_mut() {
             let name = program.name().to_owned();
-            if DECIDERS.iter().any(|&(_, ours)| name == ours) {
-                program.set_autoload(name == decider);
-            }
+            program.set_autoload(name == REPLAYS || wanted.iter().any(|&wanted| name == wanted));
         }
         if let Some(netns) = only_netns {
             object
@@ -148,9 +157,10 @@ impl Watch {
         })?;
         let ring = ring.build()?;
 
-        // The lookup first, so that each decision finds the note of its lookup.
-        let attach = |name| program(&object, name)?.attach().context("cannot attach");
-        let links = [attach("looked_up")?, attach(decider)?];
+        let links = wanted
+            .iter()
+            .map(|name| program(&object, name)?.attach().context("cannot attach"))
+            .collect::<anyhow::Result<_>>()?;
         let mut watch = Self {
             module: None,
             _links: links,
@@ -166,7 +176,7 @@ impl Watch {
     pub fn look_for_module(&mut self) {
         if self.module.is_none() && Path::new("/sys/module/ip_vs_reuse").exists() {
             // The module may just be loading or unloading. The next call tries again.
-            self.module = program(&self.object, "replayed")
+            self.module = program(&self.object, REPLAYS)
                 .and_then(|program| Ok(program.attach_raw_tracepoint("ip_vs_reuse_replay")?))
                 .ok();
         }
@@ -220,32 +230,40 @@ fn program<'a>(object: &'a Object, name: &str) -> anyhow::Result<ProgramMut<'a>>
         .with_context(|| format!("no program {name}"))
 }
 
-/// The name of our program that fits this kernel's IPVS, found under `sys` (`/sys`).
-fn what_decides(sys: &Path) -> Result<&'static str, Refusal> {
-    let module = sys.join("module/ip_vs");
-    let vmlinux = sys.join("kernel/btf/vmlinux");
-
-    if !vmlinux.exists() {
+/// The names of our programs for this kernel's IPVS, found under `sys` (`/sys`), in the order in which
+/// they are to be attached: the lookup first, so that each decision finds the note of its lookup.
+fn what_to_load(sys: &Path) -> Result<Vec<&'static str>, Refusal> {
+    if !sys.join("kernel/btf/vmlinux").exists() {
         return Err(Refusal::NoBtf("this kernel has no BTF".into()));
     }
-    if !module.exists() {
+    if !sys.join("module/ip_vs").exists() {
         return Err(Refusal::NoIpvs);
     }
-    // Only a loaded module has a state. Without one IPVS is built in, and vmlinux describes it.
-    let btf = match module.join("initstate").exists() {
-        true => sys.join("kernel/btf/ip_vs"),
-        false => vmlinux,
-    };
-    let btf = fs::read(btf)
-        .map_err(|_| Refusal::NoBtf("this kernel has no BTF of the module ip_vs".into()))?;
-    if !has_name(&btf, LOOKUP) {
-        return Err(Refusal::NoBtf(format!("IPVS has no {LOOKUP}() here")));
+    let btf = btf_of(sys, "ip_vs")
+        .ok_or_else(|| Refusal::NoBtf("this kernel has no BTF of the module ip_vs".into()))?;
+    let (function, lookup) = LOOKUP;
+    if !has_name(&btf, function) {
+        return Err(Refusal::NoBtf(format!("IPVS has no {function}() here")));
     }
-    DECIDERS
+    let (_, decider) = DECIDERS
         .into_iter()
         .find(|(function, _)| has_name(&btf, function))
-        .map(|(_, program)| program)
-        .ok_or_else(|| Refusal::NoBtf(format!("IPVS has no {}() here", DECIDERS[0].0)))
+        .ok_or_else(|| Refusal::NoBtf(format!("IPVS has no {}() here", DECIDERS[0].0)))?;
+    let optional = OPTIONAL
+        .into_iter()
+        .filter(|(function, module, _)| {
+            btf_of(sys, module).is_some_and(|btf| has_name(&btf, function))
+        })
+        .map(|(_, _, program)| program);
+    Ok([lookup, decider].into_iter().chain(optional).collect())
+}
+
+/// The BTF that describes a module, which may be built in.
+fn btf_of(sys: &Path, module: &str) -> Option<Vec<u8>> {
+    // Only a loaded module has a state.
+    let is_loaded = sys.join("module").join(module).join("initstate").exists();
+    let name = if is_loaded { module } else { "vmlinux" };
+    fs::read(sys.join("kernel/btf").join(name)).ok()
 }
 
 /// Whether BTF contains this name: it stores names as C strings.
@@ -290,8 +308,8 @@ mod tests {
             Self(dir)
         }
 
-        fn answer(&self) -> Result<&'static str, u8> {
-            what_decides(&self.0).map_err(|refusal| refusal.status())
+        fn answer(&self) -> Result<Vec<&'static str>, u8> {
+            what_to_load(&self.0).map_err(|refusal| refusal.status())
         }
     }
 
@@ -304,19 +322,19 @@ mod tests {
     const VMLINUX: (&str, &[u8]) = ("kernel/btf/vmlinux", b"\0sk_buff\0");
     const LOADED: (&str, &[u8]) = ("module/ip_vs/initstate", b"live\n");
 
-    fn with_module(name: &str, btf: &[u8]) -> Result<&'static str, u8> {
+    fn with_module(name: &str, btf: &[u8]) -> Result<Vec<&'static str>, u8> {
         Sys::new(name, &[VMLINUX, LOADED, ("kernel/btf/ip_vs", btf)]).answer()
     }
 
     #[test]
-    fn the_program_is_the_one_for_this_kernel() {
+    fn the_programs_are_those_for_this_kernel() {
         assert_eq!(
             with_module("new", b"\0ip_vs_conn_in_get_proto\0ip_vs_in_hook\0"),
-            Ok("hook_decided")
+            Ok(vec!["looked_up", "hook_decided"])
         );
         assert_eq!(
             with_module("old", b"\0ip_vs_in\0ip_vs_conn_in_get_proto\0"),
-            Ok("in_decided")
+            Ok(vec!["looked_up", "in_decided"])
         );
         assert_eq!(
             with_module("other", b"\0ip_vs_in_icmp\0ip_vs_conn_in_get_proto\0"),
@@ -342,7 +360,32 @@ mod tests {
             ("kernel/btf/vmlinux", vmlinux),
             ("module/ip_vs/parameters/conn_tab_bits", b"12\n"),
         ];
-        assert_eq!(Sys::new("built-in", &files).answer(), Ok("hook_decided"));
+        assert_eq!(
+            Sys::new("built-in", &files).answer(),
+            Ok(vec!["looked_up", "hook_decided"])
+        );
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_not_watched() {
+        let ipvs: &[u8] = b"\0ip_vs_conn_in_get_proto\0ip_vs_in_hook\0ip_vs_leave\0";
+        let mut files = vec![
+            VMLINUX,
+            LOADED,
+            ("kernel/btf/ip_vs", ipvs),
+            ("kernel/btf/nf_conntrack", b"\0__nf_conntrack_confirm\0"),
+        ];
+        let expected = vec!["looked_up", "hook_decided", "not_scheduled"];
+        // It is not loaded, so vmlinux would have to describe it.
+        assert_eq!(
+            Sys::new("conntrack-built-in", &files).answer(),
+            Ok(expected.clone())
+        );
+        files.push(("module/nf_conntrack/initstate", b"live\n"));
+        assert_eq!(
+            Sys::new("conntrack", &files).answer(),
+            Ok([expected, vec!["confirmed"]].concat())
+        );
     }
 
     #[test]

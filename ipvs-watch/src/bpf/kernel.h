@@ -42,9 +42,18 @@ enum bpf_map_type {
 #define NF_VERDICT_MASK	0xff
 #define NF_DROP		0
 
-#define NFCT_PTRMASK	~7UL
+#define NFCT_INFOMASK	7UL
+#define NFCT_PTRMASK	~NFCT_INFOMASK
+#define IP_CT_IS_REPLY	3
+
+#define IP_CT_DIR_ORIGINAL	0
+#define IP_CT_DIR_REPLY		1
+
+#define IPS_DST_NAT	0x20
 
 #define IP_VS_HDR_ICMP		2
+#define IP_VS_CONN_F_FWD_MASK	0x0007
+#define IP_VS_CONN_F_MASQ	0x0000
 #define IP_VS_DEST_AVAILABLE	0x0001	/* in cflags, before Linux 7.3 in flags */
 
 /* libbpf matches an enum only with an enum */
@@ -69,6 +78,7 @@ struct net {
 struct sk_buff {
 	unsigned long _nfct;
 	unsigned char *data;
+	u8 ipvs_property : 1;
 };
 
 struct nf_hook_state;
@@ -86,8 +96,37 @@ union nf_conntrack_proto {
 	struct ip_ct_sctp sctp;
 };
 
+union nf_conntrack_man_proto {
+	__be16 all;
+};
+
+struct nf_conntrack_man {
+	union nf_inet_addr u3;
+	union nf_conntrack_man_proto u;
+	u16 l3num;
+};
+
+struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
+	struct {
+		union nf_inet_addr u3;
+		union {
+			__be16 all;
+		} u;
+		u8 protonum;
+	} dst;
+};
+
+struct nf_conntrack_tuple_hash {
+	struct nf_conntrack_tuple tuple;
+};
+
 struct nf_conn {
+	struct nf_conntrack_tuple_hash tuplehash[2];
 	unsigned long status;
+	struct {
+		struct net *net;
+	} ct_net;
 	union nf_conntrack_proto proto;
 };
 
@@ -114,6 +153,10 @@ struct ip_vs_dest {
 	u32 flags;
 	unsigned long cflags;
 	struct atomic weight;
+};
+
+struct ip_vs_service {
+	void *scheduler;
 };
 
 struct ip_vs_conn {

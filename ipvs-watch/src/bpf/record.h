@@ -8,15 +8,19 @@
 enum kind {
 	DROP = 1,	/* IPVS dropped a packet that opens a flow */
 	REPLAY = 2,	/* ip_vs_reuse replayed one */
+	CLASH = 3,	/* conntrack dropped one that IPVS had scheduled */
+	DIRECT = 4,	/* IPVS translated an answer to a client that had addressed the server */
+	OTHER_SERVICE = 5, /* or another service */
 };
 
 enum {
-	ENTRY = 1,		/* IPVS had an entry for it: daf, server, dport, state, flags */
+	ENTRY = 1,		/* IPVS has an entry for it: daf, server, dport, state, flags */
 	CONTROLLED = 2,		/* the entry depends on another */
 	CONTROLLING = 4,	/* others depend on the entry */
 	SERVER = 8,		/* the entry has a real server: weight */
 	AVAILABLE = 16,		/* the real server is part of its service */
 	CONNTRACK = 32,		/* the packet has a conntrack: ct_status, ct_state */
+	UNSCHEDULED = 64,	/* the service has no scheduler */
 };
 
 struct record {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Finds the packets that IPVS drops instead of opening a flow.
+ * Finds the packets that IPVS drops instead of opening a flow, those that conntrack drops after
+ * IPVS has scheduled them, and the answers that IPVS translates by the wrong connection.
  *
  * ip_vs_in_hook() looks up the connection entry, decides, and returns a verdict. By then the entry
  * may be freed. So the lookup leaves a note, keyed by the packet's address in memory, and the note
@@ -126,14 +127,18 @@ static __always_inline void note_entry(struct record *to, struct ip_vs_conn *con
 	to->expire_nodest_conn = READ(ipvs, sysctl_expire_nodest_conn);
 }
 
+static __always_inline struct nf_conn *conntrack_of(const struct sk_buff *skb)
+{
+	if (!bpf_core_field_exists(skb->_nfct))
+		return NULL;
+	return (struct nf_conn *)(skb->_nfct & NFCT_PTRMASK);
+}
+
 /* The packet's conntrack. IPVS has not changed anything of it that is read here. */
 static __always_inline void read_conntrack(struct record *to, const struct sk_buff *skb)
 {
-	struct nf_conn *ct;
+	struct nf_conn *ct = conntrack_of(skb);
 
-	if (!bpf_core_field_exists(skb->_nfct))
-		return;
-	ct = (struct nf_conn *)(skb->_nfct & NFCT_PTRMASK);
 	if (!ct)
 		return;
 	to->known |= CONNTRACK;
@@ -253,13 +258,80 @@ int BPF_PROG(in_decided, struct netns_ipvs *ipvs, u32 hooknum, struct sk_buff *s
 	return decided(skb, verdict);
 }
 
-/* The tracepoint ip_vs_reuse_replay, rust/trace/events.h */
-SEC("raw_tp")
-int BPF_PROG(replayed, struct ip_vs_conn *conn, const char *reason)
+/* Sends a record about an entry, unless that is not watched */
+static __always_inline void report_entry(enum kind kind, struct ip_vs_conn *conn,
+					 const struct sk_buff *skb, const char *reason)
 {
 	u32 netns = BPF_CORE_READ(conn, ipvs, net, ns.inum);
 	struct record *record;
 
+	if (!is_watched(netns))
+		return;
+	record = reserve();
+	if (!record)
+		return;
+	__builtin_memset(record, 0, sizeof(*record));
+	record->time = bpf_ktime_get_ns();
+	record->netns = netns;
+	record->kind = kind;
+	record->protocol = READ(conn, protocol);
+	record->af = READ(conn, af);
+	BPF_CORE_READ_INTO(&record->client, conn, caddr);
+	BPF_CORE_READ_INTO(&record->virtual, conn, vaddr);
+	record->cport = BPF_CORE_READ(conn, cport);
+	record->vport = BPF_CORE_READ(conn, vport);
+	note_entry(record, conn);
+	if (skb)
+		read_conntrack(record, skb);
+	if (reason)
+		bpf_probe_read_kernel_str(&record->reason, sizeof(record->reason), reason);
+	bpf_ringbuf_submit(record, 0);
+}
+
+/* The tracepoint ip_vs_reuse_replay, rust/trace/events.h */
+SEC("raw_tp")
+int BPF_PROG(replayed, struct ip_vs_conn *conn, const char *reason)
+{
+	report_entry(REPLAY, conn, NULL, reason);
+	return 0;
+}
+
+/*
+ * IPVS calls this for a packet that it could not schedule, and drops the packet then. While
+ * ip_vs_edit_service() switches the scheduler, there is none.
+ */
+SEC("fentry/ip_vs_leave")
+int BPF_PROG(not_scheduled, struct ip_vs_service *svc, struct sk_buff *skb)
+{
+	u64 key = (u64)skb;
+	struct note *note;
+
+	if (svc->scheduler)
+		return 0;
+	note = bpf_map_lookup_elem(&notes, &key);
+	if (note)
+		note->record.known |= UNSCHEDULED;
+	return 0;
+}
+
+/*
+ * Conntrack calls this for the first packet of each flow, when the packet leaves. It drops a TCP
+ * or SCTP packet if another conntrack has the same addresses. IPVS has marked its packets.
+ */
+SEC("fexit/__nf_conntrack_confirm")
+int BPF_PROG(confirmed, struct sk_buff *skb, int verdict)
+{
+	const struct nf_conntrack_tuple *original, *reply;
+	struct record *record;
+	struct nf_conn *ct;
+	u32 netns;
+
+	if ((verdict & NF_VERDICT_MASK) != NF_DROP || !READ(skb, ipvs_property))
+		return 0;
+	ct = conntrack_of(skb);
+	if (!ct)
+		return 0;
+	netns = BPF_CORE_READ(ct, ct_net.net, ns.inum);
 	if (!is_watched(netns))
 		return 0;
 	record = reserve();
@@ -268,15 +340,57 @@ int BPF_PROG(replayed, struct ip_vs_conn *conn, const char *reason)
 	__builtin_memset(record, 0, sizeof(*record));
 	record->time = bpf_ktime_get_ns();
 	record->netns = netns;
-	record->kind = REPLAY;
-	record->protocol = READ(conn, protocol);
-	record->af = READ(conn, af);
-	BPF_CORE_READ_INTO(&record->client, conn, caddr);
-	BPF_CORE_READ_INTO(&record->virtual, conn, vaddr);
-	record->cport = BPF_CORE_READ(conn, cport);
-	record->vport = BPF_CORE_READ(conn, vport);
-	note_entry(record, conn);
-	bpf_probe_read_kernel_str(&record->reason, sizeof(record->reason), reason);
+	record->kind = CLASH;
+	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
+	reply = &ct->tuplehash[IP_CT_DIR_REPLY].tuple;
+	record->protocol = READ(original, dst.protonum);
+	record->af = READ(original, src.l3num);
+	record->daf = record->af;
+	BPF_CORE_READ_INTO(&record->client, original, src.u3);
+	BPF_CORE_READ_INTO(&record->virtual, original, dst.u3);
+	BPF_CORE_READ_INTO(&record->server, reply, src.u3);
+	record->cport = BPF_CORE_READ(original, src.u.all);
+	record->vport = BPF_CORE_READ(original, dst.u.all);
+	record->dport = BPF_CORE_READ(reply, src.u.all);
+	read_conntrack(record, skb);
 	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+static __always_inline bool same_address(const union nf_inet_addr *a, const union nf_inet_addr *b)
+{
+	u64 left[2], right[2];
+
+	bpf_probe_read_kernel(left, sizeof(left), a);
+	bpf_probe_read_kernel(right, sizeof(right), b);
+	return left[0] == right[0] && left[1] == right[1];
+}
+
+/*
+ * IPVS calls this for each answer that it has translated by the entry `conn`, which it has found by
+ * the addresses of server and client. Conntrack knows what the client has addressed: if that is not
+ * the virtual service of the entry, the client does not take the answer. With DNAT in front of IPVS
+ * it may be any address.
+ */
+SEC("fentry/ip_vs_update_conntrack")
+int BPF_PROG(translated, struct sk_buff *skb, struct ip_vs_conn *conn, int outin)
+{
+	struct nf_conn *ct = conntrack_of(skb);
+	const struct nf_conntrack_tuple *original;
+	__be16 port;
+
+	if (outin || !ct || (skb->_nfct & NFCT_INFOMASK) < IP_CT_IS_REPLY)
+		return 0;
+	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
+	port = BPF_CORE_READ(original, dst.u.all);
+	if (port == conn->vport && same_address(&original->dst.u3, &conn->vaddr))
+		return 0;
+	if ((READ(conn, flags) & IP_VS_CONN_F_FWD_MASK) != IP_VS_CONN_F_MASQ ||
+	    READ(ct, status) & IPS_DST_NAT)
+		return 0;
+	if (port == conn->dport && same_address(&original->dst.u3, &conn->daddr))
+		report_entry(DIRECT, conn, skb, NULL);
+	else
+		report_entry(OTHER_SERVICE, conn, skb, NULL);
 	return 0;
 }
