@@ -5,11 +5,11 @@
 //! - [`flows`] is where packets that reopen a flow enter the module.
 //! - [`policy`] decides which of them are replayed.
 //! - [`replay`] replays them, and counts the outcome in [`counters`].
-//! - [`p2c`] is the scheduler, and [`sampler`] its arithmetic.
+//! - [`p2c`] is the scheduler, and [`sampler`] and [`slow_start`] its arithmetic.
 //!
 //! They contain no unsafe code. All unsafe code is in the abstractions over C code:
 //!
-//! - [`base`], RCU and random numbers
+//! - [`base`], RCU, time and random numbers
 //! - [`ipvs`], connection entries, services, destinations and schedulers
 //! - [`net`], namespaces and packets
 //! - [`netfilter`], hooks and their packets
@@ -27,6 +27,7 @@ pub mod p2c;
 pub mod policy;
 pub mod replay;
 pub mod sampler;
+pub mod slow_start;
 pub mod trace;
 
 use kernel::prelude::*;

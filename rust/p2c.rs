@@ -3,29 +3,35 @@
 //! The scheduler `p2c`: weighted power of two choices, in constant time.
 //!
 //! It draws two destinations at random, in proportion to weight. The one with fewer active
-//! connections per weight gets the connection. A new destination gets its share at once, and is
-//! never flooded: it gets only connections for which it is drawn, at most about twice its share.
-//! Connections in TIME_WAIT are not active, so they do not count as load.
+//! connections per weight gets the connection; if neither has any, the one with fewer entries of
+//! any kind per weight. So connections in TIME_WAIT do not count where there are active ones, and
+//! UDP, whose flows are never active, is balanced too. A new destination gets its share within
+//! milliseconds, and at most twice that unless others are unusable.
 //!
-//! The draw uses a table ([`sampler`]), published by RCU. A change of the destinations makes a new
-//! one. If its allocation fails, the old table stays in use, the failure is counted, and the next
-//! successful change rebuilds the table. Weight, availability and overload are read from the
-//! destinations at each pick, so a stale table sends no connection to a destination that is
-//! drained, deleted or overloaded.
+//! With `ipvsadm -b flag-1`, a destination that is new, or back from weight 0, starts slowly
+//! ([`slow_start`]): only a part of its weight goes into the table, which is rebuilt each second
+//! until the whole does.
+//!
+//! The draw uses a table ([`sampler`]), published by RCU. A workqueue rebuilds it after changes, at
+//! most once per grace period. If an allocation fails, the old table stays in use, the failure is
+//! counted, and the rebuild is tried again a second later. Weight, availability and overload are
+//! read from the destinations at each pick, so an old table sends no connection to a destination
+//! that is drained, deleted or overloaded.
 
-use crate::base::{random, rcu_barrier, Published, RcuBox};
+use crate::base::{random_seed, uptime_ms, Published, RcuBox};
 use crate::ipvs::{Destination, Scheduler, Service};
 use crate::net::Packet;
 use crate::sampler::{self, Column, Load, Table};
+use crate::slow_start::{self, Index, Slot};
 use crate::trace;
 use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
-        atomic::{Atomic, AtomicFlag, Relaxed},
+        atomic::{Atomic, Relaxed},
         rcu::{self, Guard},
-        Arc,
     },
+    time::Msecs,
 };
 
 /// The scheduler.
@@ -36,41 +42,16 @@ pub struct P2c;
 struct DestinationTable {
     total: u64,
     columns: KVVec<Column>,
-    /// The first destinations, shared with other tables. Otherwise each new table would get and put
-    /// a reference to every destination, the largest cost of adding destinations one by one.
-    shared: Arc<KVVec<ARef<Destination>>>,
-    /// The other destinations, which were added after `shared` was made.
-    added: KVVec<ARef<Destination>>,
-    /// What this table adds to [`RETIRED_BYTES`]; 0 until it is replaced.
-    retired_bytes: Atomic<usize>,
+    dests: KVVec<ARef<Destination>>,
+    /// With slow start: since when each has had weight ([`uptime_ms`]).
+    since: KVVec<i64>,
 }
 
-/// How many destinations can be added before the table gets a new `shared`.
-const ADDED_MAX: usize = 64;
-
-impl Drop for DestinationTable {
-    fn drop(&mut self) {
-        RETIRED_BYTES.fetch_sub(*self.retired_bytes.get_mut(), Relaxed);
-    }
-}
-
-/// The data of a service.
-pub struct State {
-    table: Published<DestinationTable>,
-    /// The last change has failed, so the next one must read the whole list of destinations.
-    must_rebuild: AtomicFlag,
-}
+/// The data of a service: its table, unless no destination had weight.
+pub struct State(Published<DestinationTable>);
 
 /// The number of failures to make a new table, in all namespaces, since the module was loaded.
 static FAILED_REBUILDS: Atomic<usize> = Atomic::new(0);
-
-/// The size of all replaced tables that wait for their grace period, in all namespaces.
-static RETIRED_BYTES: Atomic<usize> = Atomic::new(0);
-
-/// Limit of [`RETIRED_BYTES`]. Above it, a change of destinations waits for a grace period.
-/// Otherwise, adding thousands of destinations one by one could retire tables faster than RCU frees
-/// them.
-const RETIRED_BYTES_MAX: usize = 4 << 20;
 
 /// The number of failures to make a new table.
 pub fn failed_rebuilds() -> usize {
@@ -78,60 +59,77 @@ pub fn failed_rebuilds() -> usize {
 }
 
 impl DestinationTable {
-    /// The table of a service's current destinations; `None` if none has weight. May sleep.
-    fn from_service(service: &Service) -> Result<Option<RcuBox<Self>>> {
-        let mut dests = KVVec::with_capacity(service.destination_count(), GFP_KERNEL)?;
+    /// The table of a service's current destinations, or none if none has weight. If `old` is
+    /// given, destinations that are not in it start slowly. While any does, the delay until the
+    /// next rebuild is returned. May sleep.
+    fn new(
+        service: &Service,
+        old: Option<&Published<Self>>,
+    ) -> Result<(Option<RcuBox<Self>>, Option<Msecs>)> {
+        // With room for destinations that are added meanwhile. If there are more, the oldest ones
+        // are left out until the next rebuild.
+        let count = service.destination_count();
+        let room = count.saturating_add(count / 8).saturating_add(8);
+        let mut columns = KVVec::with_capacity(room, GFP_KERNEL)?;
+        let mut dests = KVVec::with_capacity(room, GFP_KERNEL)?;
         let guard = rcu::read_lock();
-        for dest in service
-            .destinations(&guard)
-            .filter(|dest| dest.weight() > 0)
-        {
-            dests
-                .push_within_capacity(dest.into())
-                .map_err(|_| EAGAIN)?;
+        for dest in service.destinations(&guard).take(room) {
+            let weight = dest.weight();
+            if weight > 0 {
+                columns
+                    .push_within_capacity(Column::new(weight))
+                    .map_err(|_| EAGAIN)?;
+                dests
+                    .push_within_capacity(dest.into())
+                    .map_err(|_| EAGAIN)?;
+            }
         }
         drop(guard);
 
-        Self::new(Arc::new(dests, GFP_KERNEL)?, KVVec::new())
-    }
-
-    /// The table of these destinations; `None` if none has weight. May sleep.
-    fn new(
-        shared: Arc<KVVec<ARef<Destination>>>,
-        added: KVVec<ARef<Destination>>,
-    ) -> Result<Option<RcuBox<Self>>> {
-        let count = shared.len().saturating_add(added.len());
-        let mut columns = KVVec::with_capacity(count, GFP_KERNEL)?;
-        for dest in Iterator::chain(shared.iter(), &added) {
-            columns
-                .push_within_capacity(Column::new(dest.weight()))
-                .map_err(|_| EAGAIN)?;
-        }
-
-        let Some(total) = sampler::build(&mut columns) else {
-            return Ok(None);
-        };
-        let table = Self {
-            total,
+        let mut table = Self {
+            total: 0,
             columns,
-            shared,
-            added,
-            retired_bytes: Atomic::new(0),
+            dests,
+            since: KVVec::new(),
         };
-        RcuBox::new(table, GFP_KERNEL).map(Some)
+        let due = old.map_or(Ok(None), |old| table.start_slowly(old))?;
+        let Some(total) = sampler::build(&mut table.columns) else {
+            return Ok((None, None));
+        };
+        table.total = total;
+        Ok((Some(RcuBox::new(table, GFP_KERNEL)?), due))
     }
 
-    /// The memory that this table does not share, in bytes.
-    fn size(&self) -> usize {
-        size_of::<Self>()
-            .saturating_add(size_of_val(&*self.columns))
-            .saturating_add(ADDED_MAX * size_of::<ARef<Destination>>())
-    }
+    /// Reduces the columns of destinations that got their weight lately. Returns the delay until
+    /// the next rebuild, if there are any. May sleep.
+    fn start_slowly(&mut self, old: &Published<Self>) -> Result<Option<Msecs>> {
+        let now = uptime_ms();
+        let count = self.dests.len();
+        let mut slots = KVVec::from_elem(Slot::default(), Index::slots(count), GFP_KERNEL)?;
+        let index = Index::new(&mut slots, self.dests.iter().map(address_of));
+        self.since = KVVec::from_elem(now, count, GFP_KERNEL)?;
 
-    #[inline]
-    fn get(&self, number: usize) -> Option<&Destination> {
-        let added = || self.added.get(number.checked_sub(self.shared.len())?);
-        self.shared.get(number).or_else(added).map(|dest| &**dest)
+        let guard = rcu::read_lock();
+        if let Some(old) = old.read(&guard) {
+            for (place, dest) in old.dests.iter().enumerate() {
+                let new = index.place_of(address_of(dest));
+                if let Some(since) = new.and_then(|new| self.since.get_mut(new)) {
+                    // It had weight before slow start was turned on, if the old table has no time.
+                    *since = old.since.get(place).copied().unwrap_or(i64::MIN);
+                }
+            }
+        }
+        drop(guard);
+
+        let mut due = None;
+        for ((column, dest), since) in self.columns.iter_mut().zip(&self.dests).zip(&self.since) {
+            let percent = slow_start::percent(now.saturating_sub(*since));
+            if percent < 100 {
+                *column = Column::with_part(dest.weight(), percent);
+                due = Some(1000);
+            }
+        }
+        Ok(due)
     }
 
     /// Draws two destinations and takes the one with less load.
@@ -141,69 +139,37 @@ impl DestinationTable {
             total: self.total,
             columns: &self.columns,
         };
-        let number = table.pick(sampler::random(random()), |number| {
-            let dest = self.get(number)?;
-            (dest.is_available() && !dest.is_overloaded()).then(|| Load {
+        let number = table.pick(sampler::random(random_seed()), |number| {
+            let dest = self.dests.get(number)?;
+            is_usable(dest).then(|| Load {
                 active: dest.active_connections(),
+                total: dest.total_connections(),
                 weight: dest.weight(),
             })
         })?;
-        self.get(number)
+        self.dests.get(number).map(|dest| &**dest)
     }
 }
 
+fn address_of(dest: &ARef<Destination>) -> usize {
+    (&raw const **dest).addr()
+}
+
+#[inline]
+fn is_usable(dest: &Destination) -> bool {
+    dest.is_available() && !dest.is_overloaded()
+}
+
 impl State {
-    /// Publishes a table of all destinations. May sleep.
-    fn rebuild(&self, service: &Service) -> Result {
-        self.publish(DestinationTable::from_service(service))
-    }
-
-    /// Publishes a table with one more destination. May sleep.
-    fn add(&self, service: &Service, new: &Destination) -> Result {
-        match self.table_with(new) {
-            Ok(None) => self.rebuild(service),
-            table => self.publish(table),
-        }
-    }
-
-    /// A copy of the current table with one more destination; `None` if the table must be rebuilt.
-    /// May sleep.
-    fn table_with(&self, new: &Destination) -> Result<Option<RcuBox<DestinationTable>>> {
-        let mut added = KVVec::with_capacity(ADDED_MAX, GFP_KERNEL)?;
-        let guard = rcu::read_lock();
-        let Some(old) = self
-            .table
-            .read(&guard)
-            .filter(|_| !self.must_rebuild.load(Relaxed))
-        else {
-            return Ok(None);
-        };
-        for dest in Iterator::chain(old.added.iter().map(|dest| &**dest), [new]) {
-            if added.push_within_capacity(dest.into()).is_err() {
-                return Ok(None);
-            }
-        }
-        let shared = old.shared.clone();
-        drop(guard);
-
-        DestinationTable::new(shared, added)
-    }
-
-    /// Publishes the new table, or counts the failure to make it. May sleep.
-    fn publish(&self, new: Result<Option<RcuBox<DestinationTable>>>) -> Result {
-        self.must_rebuild.store(new.is_err(), Relaxed);
-        let new = new.inspect_err(|_| {
+    /// Publishes a table of the current destinations, or counts the failure to make it. Returns the
+    /// delay until the next rebuild, if one is needed. May sleep.
+    fn update(&self, service: &Service, slow_start: bool) -> Result<Option<Msecs>> {
+        let old = slow_start.then_some(&self.0);
+        let (new, due) = DestinationTable::new(service, old).inspect_err(|_| {
             FAILED_REBUILDS.fetch_add(1, Relaxed);
         })?;
-        if let Some(old) = self.table.replace(new) {
-            let size = old.size();
-            old.retired_bytes.store(size, Relaxed);
-            RETIRED_BYTES.fetch_add(size, Relaxed);
-        }
-        if RETIRED_BYTES.load(Relaxed) > RETIRED_BYTES_MAX {
-            rcu_barrier();
-        }
-        Ok(())
+        drop(self.0.replace(new));
+        Ok(due)
     }
 }
 
@@ -214,24 +180,14 @@ impl Scheduler for P2c {
     type Data = State;
 
     fn init_service(service: &Service) -> Result<State> {
-        let state = State {
-            table: Published::default(),
-            must_rebuild: AtomicFlag::new(false),
-        };
-        state.rebuild(service)?;
+        let state = State(Published::default());
+        // The destinations of a service that had another scheduler are not new.
+        state.update(service, false)?;
         Ok(state)
     }
 
-    fn add_destination(state: &State, service: &Service, dest: &Destination) -> Result {
-        state.add(service, dest)
-    }
-
-    fn delete_destination(state: &State, service: &Service, _: &Destination) -> Result {
-        state.rebuild(service)
-    }
-
-    fn update_destination(state: &State, service: &Service, _: &Destination) -> Result {
-        state.rebuild(service)
+    fn update_service(state: &State, service: &Service) -> Result<Option<Msecs>> {
+        state.update(service, service.has_first_flag())
     }
 
     #[inline]
@@ -241,7 +197,15 @@ impl Scheduler for P2c {
         _: &Packet,
         guard: &'a Guard,
     ) -> Option<&'a Destination> {
-        let Some(picked) = state.table.read(guard).and_then(DestinationTable::pick) else {
+        let drawn = state.0.read(guard).and_then(DestinationTable::pick);
+        // If none was found, one may have been added since the table was made: try the newest.
+        let picked = drawn.or_else(|| {
+            let newest = service.destinations(guard).take(Table::SEARCH_MAX);
+            newest
+                .into_iter()
+                .find(|dest| dest.weight() > 0 && is_usable(dest))
+        });
+        let Some(picked) = picked else {
             service.report_error(c"no destination available", guard);
             return None;
         };

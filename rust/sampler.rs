@@ -22,7 +22,7 @@ use core::cell::Cell;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
     /// The part of the column, from the bottom, that its own destination owns. Before [`build`]:
-    /// the weight of that destination.
+    /// the weight of that destination, in hundredths.
     pub own: u64,
     /// The destination that owns the rest of the column.
     pub alias: u32,
@@ -31,8 +31,13 @@ pub struct Column {
 impl Column {
     /// The column of a destination, as input of [`build`]. A negative weight counts as 0.
     pub fn new(weight: i32) -> Self {
+        Self::with_part(weight, 100)
+    }
+
+    /// The column of a destination of whose weight only so many percent count.
+    pub fn with_part(weight: i32, percent: u32) -> Self {
         Self {
-            own: weight.max(0).unsigned_abs().into(),
+            own: u64::from(weight.max(0).unsigned_abs()) * u64::from(percent),
             alias: 0,
         }
     }
@@ -40,8 +45,8 @@ impl Column {
 
 /// Makes a table of columns from [`Column::new`], in place, and returns its `total`.
 ///
-/// Returns `None` if no destination has weight. The table is exact. Even with 2^32
-/// destinations the total and each `n * w` are below 2^63, so no checked operation below can fail.
+/// Shares are exact. Returns `None` if no destination has weight, or if the total or a `n * w` is
+/// 2^64 or more. Weights in hundredths are below 2^38, so that takes 2^26 destinations.
 pub fn build(columns: &mut [Column]) -> Option<u64> {
     let n = u32::try_from(columns.len()).ok()?;
     let sum = columns
@@ -54,7 +59,7 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
     }
 
     // From here on `own` is what a destination owns and has not placed yet. The first column with
-    // more than `total` fills up a column with less. Such a column always exists, because the
+    // more than `total` fills up a column with less. While one has less, another has more: the
     // average of the unfinished columns is `total`.
     let columns = Cell::from_mut(columns).as_slice_of_cells();
     let numbered = || (0..n).zip(columns);
@@ -87,11 +92,11 @@ pub fn build(columns: &mut [Column]) -> Option<u64> {
     Some(total)
 }
 
-/// The random numbers of one [`Table::pick`], from one random `seed`. The kernel's generator would
-/// cost more than the rest of a pick, so it is called only once.
+/// The random numbers of one [`Table::pick`], from one random `seed`. A call of `get_random_u64()`
+/// would cost more than the rest of a pick.
 ///
 /// This is SplitMix64. Each number is a bijection of `seed`, so a single draw is exactly as uniform
-/// as the seeds are. How independent the numbers from one seed are depends on the generator.
+/// as the seeds are. The numbers from one seed are only as independent as SplitMix64 makes them.
 ///
 /// Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 pub fn random(seed: u64) -> impl FnMut() -> u64 {
@@ -104,23 +109,32 @@ pub fn random(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// The current load of a destination.
+/// The current load of a destination. Negative numbers count as 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// The active connections. A negative number counts as 0.
+    /// The active connections.
     pub active: i32,
+    /// All connections that IPVS has an entry for: active, not yet established and ended ones, and
+    /// all of UDP.
+    pub total: i32,
     /// The current weight, which may be newer than the table. With 0 it gets no connection.
     pub weight: i32,
 }
 
 impl Load {
-    /// Whether it has fewer active connections per weight. The products are below 2^62.
+    /// Whether it has fewer active connections per weight; if neither has any, fewer of any kind
+    /// per weight. The products are below 2^62.
     fn is_lighter_than(&self, other: &Self) -> bool {
-        let product = |active: i32, weight: i32| {
-            u64::from(active.max(0).unsigned_abs()) * u64::from(weight.max(0).unsigned_abs())
+        let product = |connections: i32, weight: i32| {
+            u64::from(connections.max(0).unsigned_abs()) * u64::from(weight.max(0).unsigned_abs())
+        };
+        let (own, others) = if self.active <= 0 && other.active <= 0 {
+            (self.total, other.total)
+        } else {
+            (self.active, other.active)
         };
 
-        product(self.active, other.weight) < product(other.active, self.weight)
+        product(own, other.weight) < product(others, self.weight)
     }
 }
 
@@ -134,17 +148,33 @@ pub struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// How often [`Table::draw_two`] draws a second destination in proportion to weight.
-    pub const REDRAWS: u32 = 4;
+    /// How many destinations [`Table::pick`] looks at if neither of the two that it draws is
+    /// usable.
+    pub const SEARCH_MAX: usize = 256;
 
-    /// Draws a destination with 64 random bits. `None` if there are no columns.
+    /// Draws two destinations from two different columns; only one if there is only one column.
     ///
-    /// The bits choose one of 2^64 points of the table. Rounding moves each border between two
+    /// Either draw alone is a draw from all columns, so it finds a destination in proportion to
+    /// weight: a destination with the share `p` of the weight is one of the two with a probability
+    /// of at most `2 * p`, whatever the weights are. With equal weights each destination owns one
+    /// column, and the two always differ. A destination that owns more than one column may be drawn
+    /// twice. (To draw again until the two differ would give light destinations more than `2 * p`.)
+    ///
+    /// Each number of `random` chooses one of 2^64 points. Rounding moves each border between two
     /// owners by less than one point, so the errors of all shares together are at most `n / 2^62`.
-    pub fn draw(&self, bits: u64) -> Option<usize> {
-        let (number, rest) = scale(bits, self.columns.len() as u64);
-        let (height, _) = scale(rest, self.total);
+    pub fn draw_two(&self, mut random: impl FnMut() -> u64) -> [Option<usize>; 2] {
+        let n = self.columns.len() as u64;
+        let (first, height) = scale(random(), n);
+        let (second, other_height) = scale(random(), n.saturating_sub(1));
+        let second = second.saturating_add((second >= first).into());
+
+        [self.owner(first, height), self.owner(second, other_height)]
+    }
+
+    /// The destination that owns a point of a column. The height is a fraction, in 2^-64.
+    fn owner(&self, number: u64, height: u64) -> Option<usize> {
         let column = self.columns.get(number as usize)?;
+        let (height, _) = scale(height, self.total);
 
         Some(if height < column.own {
             number as usize
@@ -153,43 +183,15 @@ impl Table<'_> {
         })
     }
 
-    /// Draws two different destinations; only one if there is only one column.
-    ///
-    /// Both are drawn in proportion to weight. The second is drawn again until it differs from the
-    /// first, so its probability among the other destinations is proportional to its weight. After
-    /// [`Self::REDRAWS`] attempts each of the others is equally likely. With equal weights every
-    /// pair is equally likely.
-    ///
-    /// Let `p` be the share of the destination with the largest weight. Any other destination is
-    /// drawn second at most `1 / (1 - p)` times as often as its share. In at most `p^REDRAWS` of
-    /// all cases the second is drawn regardless of its share. The second gets the connection only
-    /// if it has less load per weight than the first.
-    pub fn draw_two(&self, mut random: impl FnMut() -> u64) -> Option<(usize, Option<usize>)> {
-        let first = self.draw(random())?;
-        let n = self.columns.len();
-        if n < 2 {
-            return Some((first, None));
-        }
-        for _ in 0..Self::REDRAWS {
-            let second = self.draw(random())?;
-            if second != first {
-                return Some((first, Some(second)));
-            }
-        }
-        let (second, _) = scale(random(), n as u64 - 1);
-        let second = (second as usize).wrapping_add((second >= first as u64).into());
-        Some((first, Some(second)))
-    }
-
-    /// Chooses the destination of a new connection: the one of two that has fewer active
-    /// connections per weight. `None` if no destination is usable.
+    /// Chooses the destination of a new connection: the one of [two](Self::draw_two) that has less
+    /// load per weight. `None` if no usable destination was found.
     ///
     /// `load_of` returns the load of a destination, or `None` if the destination is not usable (not
     /// available, or overloaded). A destination with weight 0 is not usable either. If only one of
-    /// the two is usable, it gets the connection. If neither is, all destinations are tried in
-    /// order, starting at a random one, and the better of the first two usable ones gets the
-    /// connection. If the first usable one were taken, the destination after a run of overloaded
-    /// ones would get all of their connections.
+    /// the two is usable, it gets the connection. If neither is, destinations are tried in order,
+    /// starting at a random one, but at most [`Self::SEARCH_MAX`], and the better of the first two
+    /// usable ones gets the connection. If the first usable one were taken, the destination after a
+    /// run of overloaded ones would get all of their connections.
     ///
     /// In a tie the first of the two gets the connection. It is drawn in proportion to weight, so
     /// idle destinations get their shares.
@@ -200,18 +202,13 @@ impl Table<'_> {
     ) -> Option<usize> {
         let usable = |number| Some((number, load_of(number).filter(|load| load.weight > 0)?));
 
-        let (first, second) = self.draw_two(&mut random)?;
-        lighter(
-            [Some(first), second]
-                .into_iter()
-                .flatten()
-                .filter_map(usable),
-        )
-        .or_else(|| {
+        let drawn = self.draw_two(&mut random);
+        lighter(drawn.into_iter().flatten().filter_map(usable)).or_else(|| {
             let n = self.columns.len();
             let (start, _) = scale(random(), n as u64);
             let start = start as usize;
-            lighter((start..n).chain(0..start).filter_map(usable))
+            let search = (start..n).chain(0..start).take(Self::SEARCH_MAX);
+            lighter(search.filter_map(usable))
         })
     }
 }

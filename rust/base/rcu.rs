@@ -5,6 +5,7 @@
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
+use crate::base::raw_try_init;
 use crate::bindings;
 use core::marker::PhantomData;
 use core::mem::{offset_of, ManuallyDrop};
@@ -54,6 +55,22 @@ impl<T: Send + Sync> RcuBox<T> {
         Ok(Self(NonNull::from(KBox::leak(node)), PhantomData))
     }
 
+    /// Initializes a value in a box, in its final place. After it was published, its destructor
+    /// must not sleep: a `Work` must have been stopped. `ENOMEM` if the allocation
+    /// fails; else the errors of the initializer.
+    pub fn pin_init(init: impl PinInit<T, Error>, flags: Flags) -> Result<Self> {
+        let mut node = KBox::<Node<T>>::new_uninit(flags)?;
+        // SAFETY: The node is allocated; only the address is taken.
+        let value = unsafe { &raw mut (*node.as_mut_ptr()).value };
+        // SAFETY: The place is valid for writes. The value is not moved until it is dropped: no
+        // function gives it away, or gives out a mutable reference to it.
+        unsafe { raw_try_init(value, init)? };
+        // SAFETY: The value was just initialized, and the head needs no initialization.
+        let node = unsafe { node.assume_init() };
+        // INVARIANT: The node was just allocated in a `KBox`, which has given it up.
+        Ok(Self(NonNull::from(KBox::leak(node)), PhantomData))
+    }
+
     /// Consumes the box and returns a pointer to its value.
     pub(crate) fn into_raw(this: Self) -> *mut T {
         let node = ManuallyDrop::new(this).0.as_ptr();
@@ -73,20 +90,22 @@ impl<T: Send + Sync> Drop for RcuBox<T> {
 /// read. Dropping this drops the value after an RCU grace period.
 ///
 /// The value is dropped in softirq, so its destructor must not sleep. A module that publishes
-/// values must call `rcu_barrier()` before it is unloaded.
+/// values must call `rcu_barrier()` before it is unloaded. That does not wait for callbacks that a
+/// callback queues, so a `Retired` must not be kept in a value that is itself dropped by RCU. The
+/// lifetime of the [`Published`] sees to it, unless that is a static or was leaked.
 ///
 /// # Invariants
 ///
 /// The pointer is to a node that was allocated in a `KBox`. New readers cannot find the node, and
 /// only this object may free it.
-pub struct Retired<T: Send + Sync + 'static>(NonNull<Node<T>>, PhantomData<T>);
+pub struct Retired<'a, T: Send + Sync + 'static>(NonNull<Node<T>>, PhantomData<&'a T>);
 
 // SAFETY: Any thread may drop a `T`.
-unsafe impl<T: Send + Sync> Send for Retired<T> {}
+unsafe impl<T: Send + Sync> Send for Retired<'_, T> {}
 // SAFETY: A shared reference gives shared access to the value.
-unsafe impl<T: Send + Sync> Sync for Retired<T> {}
+unsafe impl<T: Send + Sync> Sync for Retired<'_, T> {}
 
-impl<T: Send + Sync> Retired<T> {
+impl<T: Send + Sync> Retired<'_, T> {
     /// Takes over a value that was published.
     ///
     /// # Safety
@@ -113,7 +132,7 @@ impl<T: Send + Sync> Retired<T> {
     }
 }
 
-impl<T: Send + Sync> Deref for Retired<T> {
+impl<T: Send + Sync> Deref for Retired<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -122,14 +141,16 @@ impl<T: Send + Sync> Deref for Retired<T> {
     }
 }
 
-impl<T: Send + Sync> Drop for Retired<T> {
+impl<T: Send + Sync> Drop for Retired<'_, T> {
     fn drop(&mut self) {
         // SAFETY: The node is valid by the type's invariants; only the address is taken.
         let head = unsafe { &raw const (*self.0.as_ptr()).head };
         // SAFETY: The head is valid and stays so until the callback, which frees it. Nobody else
         // uses the head. The module calls `rcu_barrier()` before it is unloaded, so the callback's
         // code is still there.
-        unsafe { bindings::call_rcu(Opaque::cast_into(head), Some(Self::drop_callback)) };
+        unsafe {
+            bindings::ip_vs_reuse_call_rcu_hurry(Opaque::cast_into(head), Some(Self::drop_callback))
+        };
     }
 }
 
@@ -139,12 +160,15 @@ impl<T: Send + Sync> Drop for Retired<T> {
 ///
 /// # Examples
 ///
-/// ```ignore
-/// let table = Published::default();
-/// drop(table.replace(Some(RcuBox::new(1, GFP_KERNEL)?)));
+/// ```
+/// fn publish(table: &Published<u32>) -> Result {
+///     drop(table.replace(Some(RcuBox::new(1, GFP_KERNEL)?)));
+///     Ok(())
+/// }
 ///
-/// let guard = rcu::read_lock();
-/// assert_eq!(table.read(&guard), Some(&1));
+/// fn read(table: &Published<u32>, guard: &Guard) -> Option<u32> {
+///     table.read(guard).copied()
+/// }
 /// ```
 ///
 /// # Invariants
@@ -161,7 +185,7 @@ unsafe impl<T: Send + Sync> Sync for Published<T> {}
 impl<T: Send + Sync> Published<T> {
     /// Publishes `value`, or none, and returns the value that it replaces. Writers may race; the
     /// last one wins.
-    pub fn replace(&self, value: Option<RcuBox<T>>) -> Option<Retired<T>> {
+    pub fn replace(&self, value: Option<RcuBox<T>>) -> Option<Retired<'_, T>> {
         let new = value.map_or(ptr::null_mut(), RcuBox::into_raw);
         // Full: readers that find the new value see it initialized, and we see the old value
         // initialized.

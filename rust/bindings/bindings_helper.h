@@ -17,8 +17,10 @@
 /* Before 7.3 the kernel crate does not have the fields of struct net */
 const size_t IP_VS_REUSE_OFFSET_OF_NET_IPVS = offsetof(struct net, ipvs);
 
+#include "../base/helpers.h"
 #include "../ipvs/helpers.h"
+#include "../ipvs/lookup.h"
+#include "../net/for_each.h"
 #include "../net/helpers.h"
 #include "../netfilter/helpers.h"
-#include "../hooks.h"
 #include "../trace/trace.h"

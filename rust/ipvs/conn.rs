@@ -22,7 +22,7 @@ use kernel::{
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// fn has_lost_its_destination(conn: &Conn) -> bool {
 ///     conn.destination().is_some_and(|dest| !dest.is_available())
 /// }

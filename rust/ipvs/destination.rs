@@ -27,13 +27,15 @@ use kernel::{
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// fn can_take_connections(dest: &Destination) -> bool {
 ///     dest.weight() > 0 && dest.is_available() && !dest.is_overloaded()
 /// }
 ///
 /// // Keeps the destination beyond the RCU read-side critical section.
-/// let held: ARef<Destination> = dest.into();
+/// fn hold(dest: &Destination) -> ARef<Destination> {
+///     dest.into()
+/// }
 /// ```
 ///
 /// # Invariants
@@ -113,6 +115,16 @@ impl Destination {
         let activeconns = unsafe { &raw mut (*self.as_ptr()).activeconns.counter };
         // SAFETY: The field is valid, and an `atomic_t`.
         unsafe { atomic_load(activeconns, Relaxed) }
+    }
+
+    /// The number of connections that IPVS has an entry for: active ones, those that have ended or
+    /// are not yet established, and all of UDP.
+    #[inline]
+    pub fn total_connections(&self) -> i32 {
+        // SAFETY: The destination is valid by the type's invariants; only the address is taken.
+        let totalconns = unsafe { &raw mut (*self.as_ptr()).totalconns.counter };
+        // SAFETY: The field is valid, and an `atomic_t`.
+        unsafe { atomic_load(totalconns, Relaxed) }
     }
 }
 

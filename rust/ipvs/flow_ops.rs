@@ -16,7 +16,7 @@ use kernel::{error::to_result, ffi::c_uint, prelude::*, sync::aref::ARef, types:
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// struct LeaveAll;
 ///
 /// impl FlowOps for LeaveAll {
@@ -82,14 +82,16 @@ impl<T: FlowOps> Adapter<T> {
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// #[pin_data]
 /// struct Module {
 ///     #[pin]
 ///     ops: FlowOpsRegistration<LeaveAll>,
 /// }
 ///
-/// try_pin_init!(Module { ops <- FlowOpsRegistration::new() })
+/// fn init() -> impl PinInit<Module, Error> {
+///     try_pin_init!(Module { ops <- FlowOpsRegistration::new() })
+/// }
 /// ```
 #[pin_data(PinnedDrop)]
 pub struct FlowOpsRegistration<T: FlowOps> {

@@ -15,7 +15,7 @@ use kernel::sync::aref::ARef;
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>> {
 ///     let (verdict, _queued) = flow.kill_conntrack()?.replay();
 ///     Ok(verdict)

@@ -5,7 +5,7 @@
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
 use super::{Destination, Service};
-use crate::base::{rcu_barrier, synchronize_rcu, RcuBox, Retired};
+use crate::base::{rcu_barrier, synchronize_rcu, GracePeriod, RcuBox, Retired, Task, Work};
 use crate::bindings;
 use crate::net::Packet;
 use core::marker::PhantomData;
@@ -15,18 +15,15 @@ use kernel::{
     ffi::c_int,
     prelude::*,
     sync::rcu::{self, Guard},
+    time::Msecs,
     types::Opaque,
 };
 
 /// A scheduler (`struct ip_vs_scheduler`).
 ///
-/// All callbacks but `schedule` run in process context under the mutex of the services, and may
-/// sleep. Only an error of [`Scheduler::init_service`] reaches the administrator: IPVS ignores what
-/// the other callbacks return.
-///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// struct First;
 ///
 /// #[vtable]
@@ -54,31 +51,28 @@ pub trait Scheduler: Sized + 'static {
     /// The name for `ipvsadm -s`. IPVS loads the module with the alias `ip_vs_NAME` on demand.
     const NAME: &'static CStr;
 
-    /// The data of one service. `schedule` may use it at the same time as any other callback. It is
-    /// dropped in softirq, an RCU grace period after `done_service`: its destructor must not sleep.
+    /// The data of one service. `update_service` and `schedule` may use it concurrently. It is
+    /// dropped in softirq, an RCU grace period after the service has stopped using this scheduler:
+    /// its destructor must not sleep.
     type Data: Send + Sync + 'static;
 
-    /// Called when a service starts to use this scheduler. Returns the data for the service. On an
-    /// error ipvsadm fails with it, and the service is not changed.
+    /// Called when a service starts to use this scheduler. Returns the data for the service. An
+    /// error is returned to ipvsadm. If the service had another scheduler, IPVS then tries to bind
+    /// that one again. May sleep; the mutex of the services is held.
     fn init_service(service: &Service) -> Result<Self::Data>;
 
-    /// Called when a service stops using this scheduler. Packets may still be in `schedule`.
-    fn done_service(_data: &Self::Data, _service: &Service) {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
-
-    /// Called after `dest` has been added to `svc->destinations`.
-    fn add_destination(_data: &Self::Data, _service: &Service, _dest: &Destination) -> Result {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
-
-    /// Called after `dest` has been removed from `svc->destinations`.
-    fn delete_destination(_data: &Self::Data, _service: &Service, _dest: &Destination) -> Result {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
-
-    /// Called after the weight or the thresholds of `dest` have been set.
-    fn update_destination(_data: &Self::Data, _service: &Service, _dest: &Destination) -> Result {
+    /// Called after destinations have been added, deleted or edited. One call covers all changes
+    /// since the last. Returns the delay after which it is to be called again even if nothing
+    /// changes, in milliseconds, or `None`.
+    ///
+    /// A workqueue calls it soon after the first change. May sleep. No mutex is held: if
+    /// destinations change meanwhile, it is called again. Calls for one service never overlap and
+    /// are a grace period apart, so at most one value that an earlier call has retired is still to
+    /// be freed. After an error it is called again a second later.
+    ///
+    /// It must not wait for the mutex of the services: IPVS waits for this to return while it holds
+    /// that mutex.
+    fn update_service(_data: &Self::Data, _service: &Service) -> Result<Option<Msecs>> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -94,26 +88,62 @@ pub trait Scheduler: Sized + 'static {
     ) -> Option<&'a Destination>;
 }
 
+/// A service that uses the scheduler `T` (`svc->sched_data`).
+///
+/// # Invariants
+///
+/// The service is valid until `done_callback` has stopped the work of this task.
+struct ScheduledService<T: Scheduler> {
+    data: T::Data,
+    svc: NonNull<bindings::ip_vs_service>,
+    /// Since the last update.
+    grace_period: GracePeriod,
+}
+
+// SAFETY: The data is `Send`. Any thread may use the service.
+unsafe impl<T: Scheduler> Send for ScheduledService<T> {}
+// SAFETY: The data is `Sync`. A shared reference gives access to the service only to `run`, which
+// the work calls once at a time.
+unsafe impl<T: Scheduler> Sync for ScheduledService<T> {}
+
+impl<T: Scheduler> Task for ScheduledService<T> {
+    fn run(&self) -> Option<Msecs> {
+        if !self.grace_period.is_over() {
+            return Some(10);
+        }
+        // SAFETY: The service is valid: `done_callback`, after which IPVS may free it, waits for
+        // this to return.
+        let service = unsafe { Service::from_raw(self.svc.as_ptr()) };
+        let updated = if T::HAS_UPDATE_SERVICE {
+            T::update_service(&self.data, service)
+        } else {
+            Ok(None)
+        };
+        self.grace_period.restart();
+        updated.unwrap_or(Some(1000))
+    }
+}
+
 /// The C callbacks of a [`Scheduler`].
 struct Adapter<T: Scheduler>(PhantomData<T>);
 
 impl<T: Scheduler> Adapter<T> {
-    /// Returns the service's data.
+    /// Returns the service's work, whose task has the data.
     ///
     /// # Safety
     ///
     /// `svc` is valid, and used this scheduler at some time in the current RCU read-side critical
     /// section, or the caller holds the mutex of the services and `svc` uses this scheduler.
     #[inline]
-    unsafe fn data<'a>(svc: *mut bindings::ip_vs_service) -> &'a T::Data {
+    unsafe fn work<'a>(svc: *mut bindings::ip_vs_service) -> &'a Work<ScheduledService<T>> {
         // SAFETY: The service is valid by the contract. Nobody writes the field meanwhile:
         // `init_callback` wrote it before a packet could find the scheduler (`smp_rmb()` in
         // `ip_vs_schedule()` and `ip_vs_sched_persist()`), and the next scheduler writes it a grace
         // period after this one is gone (`synchronize_rcu()` in `ip_vs_edit_service()`).
-        let data = unsafe { (*svc).sched_data };
+        let work = unsafe { (*svc).sched_data };
         // SAFETY: `init_callback` set the pointer, to a value that is dropped a grace period after
         // `done_callback`.
-        unsafe { &*data.cast() }
+        unsafe { &*work.cast() }
     }
 
     /// # Safety
@@ -123,11 +153,16 @@ impl<T: Scheduler> Adapter<T> {
         from_result(|| {
             // SAFETY: IPVS passes a valid service and holds the mutex of the services.
             let service = unsafe { Service::from_raw(svc) };
-            let data = T::init_service(service)?;
-            let data = RcuBox::into_raw(RcuBox::new(data, GFP_KERNEL)?);
+            // INVARIANT: IPVS keeps the service until it has called `done_callback`.
+            let scheduled = ScheduledService::<T> {
+                data: T::init_service(service)?,
+                svc: NonNull::new(svc).ok_or(EINVAL)?,
+                grace_period: GracePeriod::over(),
+            };
+            let work = RcuBox::pin_init(Work::new(Ok(scheduled)), GFP_KERNEL)?;
             // SAFETY: The service is valid, and no packet reads the field yet:
             // `ip_vs_bind_scheduler()` publishes the scheduler after this (`rcu_assign_pointer()`).
-            unsafe { (*svc).sched_data = data.cast() };
+            unsafe { (*svc).sched_data = RcuBox::into_raw(work).cast() };
             Ok(0)
         })
     }
@@ -136,78 +171,29 @@ impl<T: Scheduler> Adapter<T> {
     ///
     /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
     unsafe extern "C" fn done_callback(svc: *mut bindings::ip_vs_service) {
-        // SAFETY: IPVS passes a valid service and holds the mutex of the services.
-        let service = unsafe { Service::from_raw(svc) };
-        // SAFETY: The service is valid, and the mutex excludes writers of the field.
-        let data = unsafe { (*svc).sched_data };
+        // SAFETY: IPVS passes a valid service that uses this scheduler, and holds the mutex of the
+        // services.
+        let work = unsafe { Self::work(svc) };
+        work.stop();
         // SAFETY: `init_callback` set the pointer, from `RcuBox::into_raw`.
         // `ip_vs_unbind_scheduler()` calls this once, after it has hidden the scheduler from new
-        // packets.
-        let data = unsafe { Retired::<T::Data>::from_raw(data.cast()) };
-
-        if T::HAS_DONE_SERVICE {
-            T::done_service(&data, service);
-        }
+        // packets. The others are in RCU read-side critical sections, and the work has ended.
+        drop(unsafe { Retired::from_raw(ptr::from_ref(work).cast_mut()) });
     }
 
-    /// Calls one of the callbacks about a destination.
+    /// Called after a destination was added, deleted or edited.
     ///
-    /// # Safety
-    ///
-    /// `svc` is valid and uses this scheduler, `dest` is null or valid, and the caller holds the
-    /// mutex of the services.
-    unsafe fn call_with_destination(
-        svc: *mut bindings::ip_vs_service,
-        dest: *mut bindings::ip_vs_dest,
-        callback: fn(&T::Data, &Service, &Destination) -> Result,
-    ) -> c_int {
-        from_result(|| {
-            let dest = NonNull::new(dest).ok_or(EINVAL)?;
-            // SAFETY: By the contract.
-            let data = unsafe { Self::data(svc) };
-            // SAFETY: By the contract.
-            let service = unsafe { Service::from_raw(svc) };
-            // SAFETY: By the contract the destination is valid. IPVS holds a reference to it.
-            let dest = unsafe { Destination::from_raw(dest) };
-            callback(data, service, dest)?;
-            Ok(0)
-        })
-    }
-
     /// # Safety
     ///
     /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
-    unsafe extern "C" fn add_callback(
+    unsafe extern "C" fn changed_callback(
         svc: *mut bindings::ip_vs_service,
-        dest: *mut bindings::ip_vs_dest,
+        _dest: *mut bindings::ip_vs_dest,
     ) -> c_int {
-        // SAFETY: IPVS calls this under the mutex of the services, for a service that uses this
-        // scheduler and one of its destinations.
-        unsafe { Self::call_with_destination(svc, dest, T::add_destination) }
-    }
-
-    /// # Safety
-    ///
-    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
-    unsafe extern "C" fn delete_callback(
-        svc: *mut bindings::ip_vs_service,
-        dest: *mut bindings::ip_vs_dest,
-    ) -> c_int {
-        // SAFETY: IPVS calls this under the mutex of the services, for a service that uses this
-        // scheduler and a destination that it has just unlinked and still holds.
-        unsafe { Self::call_with_destination(svc, dest, T::delete_destination) }
-    }
-
-    /// # Safety
-    ///
-    /// Only IPVS may call this, for a scheduler of [`SchedulerRegistration`].
-    unsafe extern "C" fn update_callback(
-        svc: *mut bindings::ip_vs_service,
-        dest: *mut bindings::ip_vs_dest,
-    ) -> c_int {
-        // SAFETY: IPVS calls this under the mutex of the services, for a service that uses this
-        // scheduler and one of its destinations.
-        unsafe { Self::call_with_destination(svc, dest, T::update_destination) }
+        // SAFETY: IPVS passes a valid service that uses this scheduler, and holds the mutex of the
+        // services.
+        unsafe { Self::work(svc) }.schedule_now();
+        0
     }
 
     /// # Safety
@@ -221,17 +207,18 @@ impl<T: Scheduler> Adapter<T> {
         let guard = rcu::read_lock();
         // SAFETY: IPVS passes a service that has used this scheduler in the RCU read-side critical
         // section of the hook, which encloses this one.
-        let data = unsafe { Self::data(svc) };
+        let work = unsafe { Self::work(svc) };
         // SAFETY: IPVS passes a valid service.
         let service = unsafe { Service::from_raw(svc) };
         // SAFETY: IPVS passes the packet of a hook, whose data starts at the network header. We
         // only read it.
         let packet = unsafe { Packet::from_raw(skb.cast_mut()) };
 
-        // The destination stays valid after `guard`, in the hook's critical section. Another
-        // service's may be from a namespace that has ended.
-        T::schedule(data, service, packet, &guard)
-            .filter(|dest| dest.belongs_to(svc))
+        // IPVS holds a destination that is available and of this service until the hook's critical
+        // section ends. Any other is refused: its namespace may be gone. `is_available` is asked,
+        // too, because the service of a namespace that is gone may have had the same address.
+        T::schedule(&work.task().data, service, packet, &guard)
+            .filter(|dest| dest.belongs_to(svc) && dest.is_available())
             .map_or(ptr::null_mut(), Destination::as_ptr)
     }
 }
@@ -241,14 +228,16 @@ impl<T: Scheduler> Adapter<T> {
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// #[pin_data]
 /// struct Module {
 ///     #[pin]
 ///     scheduler: SchedulerRegistration<First>,
 /// }
 ///
-/// try_pin_init!(Module { scheduler <- SchedulerRegistration::new(module) })
+/// fn init(module: &'static ThisModule) -> impl PinInit<Module, Error> {
+///     try_pin_init!(Module { scheduler <- SchedulerRegistration::new(module) })
+/// }
 /// ```
 #[pin_data(PinnedDrop)]
 pub struct SchedulerRegistration<T: Scheduler> {
@@ -269,7 +258,8 @@ impl<T: Scheduler> SchedulerRegistration<T> {
     ///
     /// This must be the last step of a module's initialization. From here on services may use the
     /// scheduler, and the kernel unloads a module whose initialization fails even if it is in use.
-    /// For the same reason the registration must be kept until the module is unloaded.
+    /// The registration must be kept until the module is unloaded: unregistering does not wait for
+    /// services that use it.
     pub fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scheduler <- Opaque::try_ffi_init(move |place: *mut bindings::ip_vs_scheduler| {
@@ -283,9 +273,9 @@ impl<T: Scheduler> SchedulerRegistration<T> {
                     module: module.as_ptr(),
                     init_service: Some(Adapter::<T>::init_callback),
                     done_service: Some(Adapter::<T>::done_callback),
-                    add_dest: T::HAS_ADD_DESTINATION.then_some(Adapter::<T>::add_callback),
-                    del_dest: T::HAS_DELETE_DESTINATION.then_some(Adapter::<T>::delete_callback),
-                    upd_dest: T::HAS_UPDATE_DESTINATION.then_some(Adapter::<T>::update_callback),
+                    add_dest: T::HAS_UPDATE_SERVICE.then_some(Adapter::<T>::changed_callback),
+                    del_dest: T::HAS_UPDATE_SERVICE.then_some(Adapter::<T>::changed_callback),
+                    upd_dest: T::HAS_UPDATE_SERVICE.then_some(Adapter::<T>::changed_callback),
                     schedule: Some(Adapter::<T>::schedule_callback),
                 };
                 // SAFETY: `place` is valid for writes.

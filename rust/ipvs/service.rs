@@ -20,7 +20,7 @@ use kernel::{
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// fn first_with_weight<'a>(service: &'a Service, guard: &'a Guard) -> Option<&'a Destination> {
 ///     service.destinations(guard).find(|dest| dest.weight() > 0)
 /// }
@@ -28,9 +28,9 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The service is valid: IPVS has passed it to a scheduler's callback that has not returned. IPVS
-/// frees a service a grace period after it has removed the service from its table
-/// (`ip_vs_service_free()`).
+/// The service is valid: IPVS has passed it to a scheduler's callback that has not returned, or it
+/// is in the work that such a callback waits for. IPVS frees a service a grace period after it has
+/// removed the service from its table (`ip_vs_service_free()`).
 #[repr(transparent)]
 pub struct Service(Opaque<bindings::ip_vs_service>);
 
@@ -51,14 +51,26 @@ impl Service {
         self.0.get()
     }
 
-    /// The number of destinations. It is stable in the callbacks that may sleep, and may change at
-    /// any time during [`Scheduler::schedule`](super::Scheduler::schedule).
+    /// The number of destinations. It is stable in
+    /// [`Scheduler::init_service`](super::Scheduler::init_service), and may change at any time
+    /// elsewhere.
     #[inline]
     pub fn destination_count(&self) -> usize {
         // SAFETY: The service is valid by the type's invariants; only the address is taken.
         let num_dests = unsafe { &raw mut (*self.as_ptr()).num_dests };
         // SAFETY: The field is valid, and C writes it whole, under the mutex of the services.
         unsafe { atomic_load(num_dests, Relaxed) as usize }
+    }
+
+    /// Whether the first of the flags that IPVS leaves to the scheduler is set
+    /// (`ipvsadm -b flag-1`, `IP_VS_SVC_F_SCHED1`). IPVS does not tell when flags change.
+    #[inline]
+    pub fn has_first_flag(&self) -> bool {
+        // SAFETY: The service is valid by the type's invariants; only the address is taken.
+        let flags = unsafe { &raw mut (*self.as_ptr()).flags };
+        // SAFETY: The field is valid, and C writes it whole, under the mutex of the services.
+        let flags = unsafe { atomic_load(flags, Relaxed) };
+        flags & bindings::IP_VS_SVC_F_SCHED1 != 0
     }
 
     /// The destinations, newest first. A destination that is added or deleted meanwhile may or may

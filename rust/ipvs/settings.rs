@@ -14,8 +14,10 @@ use kernel::{
 ///
 /// # Examples
 ///
-/// ```ignore
-/// let expires = conn.ipvs().expire_nodest_conn();
+/// ```
+/// fn expires_without_destination(conn: &Conn) -> bool {
+///     conn.ipvs().expire_nodest_conn()
+/// }
 /// ```
 ///
 /// # Invariants

@@ -11,7 +11,7 @@ use kernel::types::Opaque;
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// fn is_ipv4_tcp(packet: &Packet) -> bool {
 ///     packet.peek(9) == Some([Transport::TCP])
 /// }

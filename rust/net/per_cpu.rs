@@ -12,10 +12,13 @@ use kernel::{ffi::c_ulong, prelude::*};
 ///
 /// # Examples
 ///
-/// ```ignore
-/// let counters = PerCpuCounters::<2>::new()?;
-/// counters.increment(1);
-/// pr_info!("{}\n", counters.sum(1));
+/// ```
+/// fn count() -> Result {
+///     let counters = PerCpuCounters::<2>::new()?;
+///     counters.increment(1);
+///     pr_info!("{}\n", counters.sum(1));
+///     Ok(())
+/// }
 /// ```
 ///
 /// # Invariants

@@ -79,7 +79,7 @@ pub struct ProcFile<T> {
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// struct Packets(PerCpuCounters<1>);
 ///
 /// static ID: Id<Packets> = Id::new();

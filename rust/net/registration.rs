@@ -24,14 +24,24 @@ use kernel::{
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
+/// # struct Packets(PerCpuCounters<1>);
+/// # static ID: Id<Packets> = Id::new();
+/// # impl PerNamespace for Packets {
+/// #     const ID: StaticId<Self> = StaticId::new(&ID);
+/// #     fn new(_: &Namespace) -> Result<Self> {
+/// #         PerCpuCounters::new().map(Self)
+/// #     }
+/// # }
 /// #[pin_data]
 /// struct Module {
 ///     #[pin]
 ///     packets: Registration<Packets>,
 /// }
 ///
-/// try_pin_init!(Module { packets <- Registration::new() })
+/// fn init() -> impl PinInit<Module, Error> {
+///     try_pin_init!(Module { packets <- Registration::new() })
+/// }
 /// ```
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: PerNamespace> {

@@ -5,7 +5,7 @@
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
 use super::{HookPacket, Verdict};
-use crate::base::{Periodic, Task};
+use crate::base::{Task, Work};
 use crate::bindings;
 use crate::net::{Family, Namespace, PerNamespace, Registration, StaticId};
 use core::marker::PhantomData;
@@ -15,13 +15,14 @@ use kernel::{
     ffi::{c_uint, c_void},
     prelude::*,
     sync::atomic::{AtomicFlag, Full, Relaxed},
+    time::Msecs,
 };
 
 /// A hook at LOCAL_IN and LOCAL_OUT.
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// struct AcceptAll;
 ///
 /// static OPS: HookOps<AcceptAll> = HookOps::new();
@@ -182,19 +183,21 @@ impl<H: Hook> PerNamespace for NamespaceHooks<H> {
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// #[pin_data]
 /// struct Module {
 ///     #[pin]
 ///     hooks: HookRegistration<AcceptAll>,
 /// }
 ///
-/// try_pin_init!(Module { hooks <- HookRegistration::new() })
+/// fn init() -> impl PinInit<Module, Error> {
+///     try_pin_init!(Module { hooks <- HookRegistration::new() })
+/// }
 /// ```
 #[pin_data]
 pub struct HookRegistration<H: Hook> {
     #[pin]
-    registrar: Periodic<Registrar<H>>,
+    registrar: Work<Registrar<H>>,
 }
 
 impl<H: Hook> HookRegistration<H> {
@@ -202,9 +205,14 @@ impl<H: Hook> HookRegistration<H> {
     /// they are registered already.
     pub fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            registrar <- Periodic::new(try_pin_init!(Registrar {
+            registrar <- Work::new(try_pin_init!(Registrar {
                 namespaces <- Registration::new(),
-            })),
+            })).pin_chain(|registrar| {
+                if let Some(delay) = registrar.task().run() {
+                    registrar.schedule(delay);
+                }
+                Ok(())
+            }),
         })
     }
 }
@@ -217,7 +225,7 @@ struct Registrar<H: Hook> {
 }
 
 impl<H: Hook> Task for Registrar<H> {
-    fn run(&self) {
+    fn run(&self) -> Option<Msecs> {
         self.namespaces.for_each(|namespace, hooks| {
             // After an error it is tried again a second later. That one namespace has too many
             // hooks must affect no other, and must not keep the module from loading.
@@ -229,5 +237,6 @@ impl<H: Hook> Task for Registrar<H> {
                 }
             }
         });
+        Some(1000)
     }
 }

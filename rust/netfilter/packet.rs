@@ -28,7 +28,7 @@ type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
 ///
 /// # Examples
 ///
-/// ```ignore
+/// ```
 /// fn handle(packet: HookPacket<'_>) -> Verdict<'_> {
 ///     packet.accept()
 /// }

@@ -37,6 +37,17 @@
 /// b.replace(None);
 /// ```
 ///
+/// It cannot be kept beyond the `Published`, for instance by a value that is dropped by RCU:
+///
+/// ```compile_fail,E0505
+/// # use host::{prelude::GFP_KERNEL, Published, RcuBox};
+/// # let (a, b) = (Published::<u32>::default(), Published::<u32>::default());
+/// # a.replace(Some(RcuBox::new(1, GFP_KERNEL).unwrap()));
+/// let old = a.replace(None).unwrap();
+/// drop(a);
+/// assert_eq!(*old, 1);
+/// ```
+///
 /// A reader cannot use a value after its critical section, or after the `Published`:
 ///
 /// ```compile_fail,E0505

@@ -2,7 +2,7 @@
 
 //! A mock of the kernel crate, its bindings and the module's other abstractions, as far as
 //! `rust/base/rcu.rs` and `rust/net/per_namespace.rs` use them. It has one thread: atomics are
-//! cells, and `call_rcu()` calls back at once.
+//! cells, and `call_rcu_hurry()` calls back at once.
 
 #![allow(missing_docs)]
 
@@ -11,6 +11,18 @@ pub struct Namespace(types::Opaque<bindings::net>);
 impl Namespace {
     pub(crate) fn as_ptr(&self) -> *mut bindings::net {
         self.0.get()
+    }
+}
+
+pub mod base {
+    use super::prelude::PinInit;
+
+    /// # Safety
+    ///
+    /// `slot` is valid for writes, and not moved until it is dropped.
+    pub unsafe fn raw_try_init<T, E>(slot: *mut T, init: impl PinInit<T, E>) -> Result<(), E> {
+        // SAFETY: By the contract.
+        unsafe { init.__init(slot) }
     }
 }
 
@@ -25,6 +37,7 @@ pub mod ffi {
 pub mod prelude {
     use super::alloc::Flags;
     pub use core::ffi::CStr;
+    use core::mem::MaybeUninit;
     use std::boxed::Box;
 
     pub const GFP_KERNEL: Flags = Flags;
@@ -34,9 +47,37 @@ pub mod prelude {
 
     pub type Result<T = (), E = Error> = core::result::Result<T, E>;
 
+    /// # Safety
+    ///
+    /// `__init` initializes what it is given, unless it returns an error.
+    pub unsafe trait PinInit<T, E> {
+        /// # Safety
+        ///
+        /// `slot` is valid for writes, and not moved until it is dropped.
+        unsafe fn __init(self, slot: *mut T) -> Result<(), E>;
+    }
+
     pub struct KBox<T>(Box<T>);
 
+    impl<T> KBox<MaybeUninit<T>> {
+        pub fn as_mut_ptr(&mut self) -> *mut T {
+            self.0.as_mut_ptr()
+        }
+
+        /// # Safety
+        ///
+        /// The value has been initialized.
+        pub unsafe fn assume_init(self) -> KBox<T> {
+            // SAFETY: By the contract.
+            KBox(unsafe { self.0.assume_init() })
+        }
+    }
+
     impl<T> KBox<T> {
+        pub fn new_uninit(_: Flags) -> Result<KBox<MaybeUninit<T>>> {
+            Ok(KBox(Box::new_uninit()))
+        }
+
         pub fn new(value: T, _: Flags) -> Result<Self> {
             Ok(Self(Box::new(value)))
         }
@@ -134,12 +175,13 @@ pub mod bindings {
     pub struct callback_head;
     pub struct net;
 
-    pub unsafe fn call_rcu(
+    pub unsafe fn ip_vs_reuse_call_rcu_hurry(
         head: *mut callback_head,
         callback: Option<unsafe extern "C" fn(*mut callback_head)>,
     ) {
         if let Some(callback) = callback {
-            // SAFETY: As for the kernel's function, `head` is what `callback` wants.
+            // SAFETY: The caller of the kernel's function, too, must pass a `head` that is valid for
+            // `callback`.
             unsafe { callback(head) };
         }
     }

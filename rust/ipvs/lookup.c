@@ -1,20 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * Helpers for a stock kernel only, where the module has hooks of its own (hooks.rs,
- * base/periodic.rs, ipvs/lookup.rs, net/for_each.rs): bindgen cannot bind to static inline
- * functions and macros.
- */
+/* For lookup.rs: what ip_vs_in_hook() does in static inline functions, and by macros */
 
-#include <linux/jiffies.h>
-#include <linux/module.h>
-#include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
-#include <linux/workqueue.h>
 #include <net/inet_sock.h>
 #include <net/ip_vs.h>
-#include <net/net_namespace.h>
 
-#include "hooks.h"
+#include "lookup.h"
 
 #if !IS_ENABLED(CONFIG_IP_VS_NFCT) || !IS_ENABLED(CONFIG_64BIT)
 #error "Without CONFIG_IP_VS_NFCT IPVS has no such fault; 32-bit machines are not supported"
@@ -54,31 +45,3 @@ bool ip_vs_reuse_may_reschedule_udp(struct netns_ipvs *ipvs)
 	smp_rmb();	/* pairs with the release of the mutex */
 	return !list_empty(&ipvs->dest_trash);
 }
-
-/*
- * cleanup_net() holds this lock to unlist a namespace, and only then tears the namespace down.
- * The callback must not wait for pernet_ops_rwsem or the RTNL, which are taken before this lock.
- */
-void ip_vs_reuse_walk_namespaces(void (*callback)(struct net *net, void *data), void *data)
-{
-	struct net *net;
-
-	down_read(&net_rwsem);
-	for_each_net(net)
-		callback(net, data);
-	up_read(&net_rwsem);
-}
-
-void ip_vs_reuse_init_delayed_work(struct delayed_work *work,
-				   void (*callback)(struct work_struct *work))
-{
-	INIT_DELAYED_WORK(work, callback);
-}
-
-void ip_vs_reuse_schedule_next_second(struct delayed_work *work)
-{
-	schedule_delayed_work(work, round_jiffies_relative(HZ));
-}
-
-/* The module! macro does not support a version */
-MODULE_VERSION(IP_VS_REUSE_VERSION);
