@@ -25,7 +25,7 @@ baseline=${baseline##*/ipvs-}
 baseline=${baseline%%-*}
 case $baseline in
 legacy | tencent) ;;
-*) skip_all "IPVS is not the directory of a baseline: scripts/ipvs.sh legacy, or tencent" ;;
+*) skip_all "IPVS is not the directory of a baseline: scripts/build/ipvs-variant.sh legacy, or tencent" ;;
 esac
 
 setup()

@@ -11,7 +11,7 @@
 #
 # MODULE: the module
 # ROUNDS: how often each is measured, in turn (3)
-# SIZES:  how many servers ("1 10 100 1000 10000")
+# SIZES:  how many servers ("1 4 10 100 1000 10000")
 
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
@@ -23,7 +23,7 @@ need_harness
 [ -n "${MODULE:-}" ] || skip_all "needs MODULE, the module"
 
 rounds=${ROUNDS:-3}
-sizes=${SIZES:-1 10 100 1000 10000}
+sizes=${SIZES:-1 4 10 100 1000 10000}
 schedulers="rr wrr wlc sed twos mh p2c"
 vip=10.9.0.1:53
 
@@ -42,7 +42,7 @@ setup()
 	start_console here
 }
 
-# As who has 10,000 servers must do: with the default of 1,024 the kernel makes most neighbours
+# Needed with 10,000 servers: with the default of 1,024 the kernel makes most neighbours
 # anew for each packet. They are counted for the whole machine, in the first namespace.
 more_neighbours()
 {

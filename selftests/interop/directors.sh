@@ -59,8 +59,7 @@ setup()
 	setup_network 2
 	make_backup
 	both sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1 net.ipv4.vs.expire_nodest_conn=1
-	# The table must not grow (see tools.sh).
-	both sysctl -q -w net.ipv4.vs.conn_lfactor=4
+	both sysctl -q -w net.ipv4.vs.conn_lfactor=4	# as keep_table_small does
 	track_connections
 	nft list ruleset | in_ns "$backup" nft -f - || bail_out "cannot load the backup's nft rules"
 	start_servers --listen 0.0.0.0:80

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # ipvs-watch: what it reports for each way in which IPVS drops the first packet of a flow, on the
-# stock kernel and with the module; that it reports nothing for flows that lose nothing; and how
-# it starts and ends.
+# stock kernel and with the module, or misdirects an answer; that it reports nothing for flows that
+# lose nothing; and how it starts and ends.
 #
 # The network is in lib.sh. The virtual services 10.9.0.1:80 and [fd00:9::1]:80 are NAT,
-# 10.9.0.4:80 is direct routing.
+# 10.9.0.4:80 is direct routing, 10.9.0.5:80 and 10.9.0.6:80 are NAT and have rs1 only.
 #
 # MODULE: the module to insert; without it only the stock half runs
 # WATCH:  ipvs-watch
@@ -26,7 +26,7 @@ cleanup()
 } 2>/dev/null
 
 become_director "$@"
-need_tools conntrack ip ipvsadm nft nsenter script setpriv
+need_tools conntrack ip ipvsadm nft nsenter script setpriv socat
 need_harness
 watch=${WATCH:-${harness%/*}/ipvs-watch}
 [ -x "$watch" ] || skip_all "needs ipvs-watch: cargo build --release -p ipvs-watch, or set WATCH"
@@ -34,6 +34,7 @@ watch=${WATCH:-${harness%/*}/ipvs-watch}
 nat=10.9.0.1:80
 nat6='[fd00:9::1]:80'
 dr=10.9.0.4:80
+one=10.9.0.5:80 other=10.9.0.6:80
 port=25000
 
 # start_case_is NAME LABEL, watched_case_is NAME LABEL: cases about how it starts, and cases for an
@@ -50,7 +51,7 @@ setup()
 {
 	local n
 
-	need_modules ip_vs ip_vs_rr nf_conntrack nf_conntrack_netlink nft_ct veth
+	need_modules ip_vs ip_vs_rr ip_vs_wrr nf_conntrack nf_conntrack_netlink nft_chain_nat nft_ct veth
 	begin_director 2
 	name=director-$$
 	ip netns attach "$name" $$
@@ -71,7 +72,12 @@ setup()
 		-A -t $nat6 -s rr
 		-a -t $nat6 -r [fd00:2:1::2]:80 -m
 		-a -t $nat6 -r [fd00:2:2::2]:80 -m
+		-A -t $one -s rr
+		-a -t $one -r 10.2.1.2:80 -m
+		-A -t $other -s rr
+		-a -t $other -r 10.2.1.2:80 -m
 	END
+	echo "route add 10.2.0.0/16 via 10.0.0.1" | configure "$client"
 	start_servers --listen 0.0.0.0:80 --listen '[::]:80' --proto tcp --proto udp
 	start_console client nsenter --net="/run/netns/$client" --
 	start_console director
@@ -345,9 +351,10 @@ counts()
 	local n=$unavailable
 
 	look
-	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((6 + n)),\"replays\":0,\"missed\":0,$(
+	[ "$summary" = "{\"event\":\"summary\",\"drops\":$((6 + n)),\"replays\":0,\"misdirects\":0,\"missed\":0,$(
 		)\"by_reason\":{\"closed\":3,\"drained\":1,\"gone\":1,\"unavailable\":$n,$(
-		)\"not_scheduled\":1,\"other\":0}}" ] || fault "$summary"
+		)\"not_scheduled\":1,\"no_scheduler\":0,\"clash\":0,\"other\":0,\"direct\":0,$(
+		)\"other_service\":0}}" ] || fault "$summary"
 }
 
 ##############################################################################
@@ -383,6 +390,19 @@ without_btf()
 	# shellcheck disable=SC2016 # for the inner shell
 	refuses 4 "CONFIG_DEBUG_INFO_BTF_MODULES" unshare --mount bash -c \
 		'mount -t tmpfs none /sys/kernel/btf && exec "$1"' - "$watch"
+}
+# It is static: no loader and no library is there.
+start_case_is in_an_empty_root "in a root directory that has nothing else: it watches"
+in_an_empty_root()
+{
+	local said
+
+	mkdir -p "$tmp/empty"/{proc,sys}
+	cp "$watch" "$tmp/empty/ipvs-watch"
+	# shellcheck disable=SC2016 # for the inner shell
+	said=$(unshare --mount bash -ec 'for dir in proc sys; do mount --rbind /$dir "$1/$dir"; done
+		exec chroot "$1" /ipvs-watch --json --duration 0.2s' - "$tmp/empty" 2>&1) || fault "status $?"
+	[ "$said" = '{"event":"ready"}' ] || fault "$said"
 }
 start_case_is wrong_command_line "a wrong command line: status 2"
 wrong_command_line()
@@ -459,28 +479,33 @@ one_namespace_only()
 	done
 }
 
-# Rows under a header, and on a terminal a summary below them.
-case_is table_for_people "a table for people, with a live summary on a terminal"
+# Rows under a header, and on a terminal a view that is refreshed.
+case_is table_for_people "a table for people, and a live view on a terminal"
 table_for_people()
 {
-	local script_pid pair header row rows
+	local script_pid pair header row rows left
 
 	: >"$tmp/terminal"
-	script -qfc "stty cols 200; exec '$watch'" "$tmp/terminal" >/dev/null </dev/null &
+	script -qfc "stty cols 200 rows 40; exec '$watch'" "$tmp/terminal" >/dev/null </dev/null &
 	script_pid=$!
 	"$watch" --summary=500ms >"$tmp/plain" &
 	watch_pid=$!
-	busywait 60000 has "0 dropped, 0 replayed" "$tmp/terminal" || fault "no live summary"
+	busywait 60000 has "0 dropped, 0 replayed" "$tmp/terminal" || fault "no live view"
 	busywait 60000 has "0 dropped, 0 replayed" "$tmp/plain" || fault "no summary in a file"
 	settings 1 0
 	reconnect "$nat" "settled CLOSE" --end server-rst
-	busywait 5000 has "1 dropped (1 closed), 0 replayed" "$tmp/terminal" || fault "$(cat "$tmp/terminal")"
-	busywait 5000 has "1 dropped (1 closed), 0 replayed" "$tmp/plain" || fault "$(cat "$tmp/plain")"
+	busywait 20000 has "1 dropped (1 closed), 0 replayed" "$tmp/terminal" || fault "$(cat "$tmp/terminal")"
+	busywait 20000 has "1 dropped (1 closed), 0 replayed" "$tmp/plain" || fault "$(cat "$tmp/plain")"
+	grep -qE "0\.1 +1 +1  TCP +$nat +drop +closed" "$tmp/terminal" || fault "no rate: $(cat "$tmp/terminal")"
 	kill -INT "$watch_pid"
 	wait "$watch_pid" || fault "status $?"
 	watch_pid=
 	kill -INT "$(pgrep -P "$script_pid")"
 	wait "$script_pid"
+	# What it showed last stays when it has left the view.
+	left=$(<"$tmp/terminal")
+	left=${left##*$'\e[?1049l'}
+	[[ $left = *"10.0.0.2:$port"*"1 dropped (1 closed), 0 replayed"* ]] || fault "what stays: $left"
 	mapfile -t rows < <(grep -vE '^[0-9]+ dropped' "$tmp/plain")
 	[ ${#rows[@]} = 2 ] || fault "expected a header and a row:" "${rows[@]}"
 	for pair in CLIENT=10.0.0.2:$port VIRTUAL=$nat OLD="$(server)" IPVS=CLOSE WHAT=dropped:; do
@@ -489,6 +514,153 @@ table_for_people()
 	done
 }
 has() { [[ $(<"$2") = *"$1"* ]]; }
+
+# A director that has lost a packet, told without an address.
+case_is report "--report: what was lost, the settings and services, without an address"
+report()
+{
+	local pid said expected
+
+	"$watch" --report --duration 60s --netns "$name" >"$tmp/report" 2>"$tmp/errors" &
+	pid=$!
+	busywait 60000 has "watching for 1m" "$tmp/errors" || fault "it does not watch: $(cat "$tmp/errors")"
+	settings 1 0
+	reconnect "$nat" "settled CLOSE" --end server-rst
+	kill -INT "$pid"
+	wait "$pid" || fault "status $?"
+	said=$(<"$tmp/report")
+	for expected in "Linux: $(uname -r)" "net/ipv4/vs/conn_reuse_mode: 1" "nft: 0 chains" \
+		":80 rr" "Masq" "IPVS CLOSE, conntrack CLOSE: closed" "1 dropped (1 closed)"; do
+		[[ $said = *"$expected"* ]] || fault "no '$expected': $said"
+	done
+	grep -qE '^TCP [A-Z_]+: [0-9]+$' "$tmp/report" || fault "no number of entries: $said"
+	! grep -E '10\.(0|2|9)\.|fd00|0A0(00002|9000|20[12]02)|'"$name" "$tmp/report" || fault "the report has addresses"
+	said=$("$watch" --report --with-addresses --duration 0.1s 2>&1) || fault "status $?"
+	[[ $said = *"real addresses"*"TCP  $nat rr"* ]] || fault "no addresses: $said"
+}
+
+##############################################################################
+# What else IPVS loses (docs/known-losses.md)
+
+# connects ADDR:PORT: whether the client, from the last port, gets an answer within 2.5 s.
+connects()
+{
+	local console=client line
+
+	ask "reconnect --from 10.0.0.2:$port --to $1 --end fin --timeout 2.5s"
+	[[ $line != *"no first connection"* ]]
+}
+
+# tells_only LINE: whether LINE, apart from time and conntrack's and IPVS' states, is each event, and there is one.
+tells_only()
+{
+	local line
+
+	((${#seen[@]})) || fault "no event"
+	for line in "${seen[@]}"; do
+		line=$(sed -E 's/"time":"[^"]*",//; s/_state":("[A-Z_]*"|null)/_state":null/g' <<<"$line")
+		[ "$line" = "$1" ] || fault "expected $1"$'\n'"seen     $line"
+	done
+}
+
+# A chain for NAT: conntrack finds another port for a connection whose replies it could not tell apart.
+with_nat() { nft "add table ip nat; add chain ip nat post { type nat hook postrouting priority srcnat; }"; }
+without_nat() { nft delete table ip nat; }
+# no_more_answers: to the last client port. The server sends again for minutes what nobody acknowledges.
+no_more_answers()
+{
+	in_ns "${servers[1]}" nft "add table ip quiet; add chain ip quiet out { type filter hook output priority filter; };
+		add rule ip quiet out tcp dport $port drop" || fault "cannot keep the server from answering"
+}
+
+case_is no_scheduler "the scheduler is changed: no_scheduler"
+no_scheduler()
+{
+	local changer
+
+	start_watch
+	while ipvsadm -E -t "$one" -s wrr && ipvsadm -E -t "$one" -s rr; do :; done &
+	changer=$!
+	busywait 60000 is_refused || fault "nothing was dropped"
+	kill "$changer"
+	wait "$changer" 2>/dev/null
+	stop_watch INT
+}
+# One of its two connections.
+is_refused()
+{
+	port=$((port + 1))
+	connects "$one"
+	look
+	[[ ${seen[*]} = *'"event":"drop"'*"\"client\":\"10.0.0.2:$port\",\"virtual\":\"$one\""*'"reason":"no_scheduler"'* ]]
+}
+
+case_is two_services_in_turn "two services, one server, one port, no NAT: clash"
+two_services_in_turn()
+{
+	start_watch
+	port=$((port + 1))
+	connects "$one" || fault "no connection to the first service"
+	look
+	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
+	! connects "$other" || fault "nothing was lost"
+	look
+	tells_only "$(line drop TCP 10.0.0.2:"$port" "$other" 10.2.1.2:80 null null clash)"
+	stop_watch INT
+}
+
+case_is server_itself "a service, then its server itself: direct"
+server_itself()
+{
+	start_watch
+	with_nat
+	port=$((port + 1))
+	connects "$one" || fault "no connection to the service"
+	look
+	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
+	! connects 10.2.1.2:80 || fault "nothing was lost"
+	look
+	tells_only "$(line misdirect TCP 10.0.0.2:"$port" "$one" 10.2.1.2:80 null null direct)"
+	no_more_answers
+	port=$((port + 1))
+	connects 10.2.1.2:80 || fault "no connection from a fresh port"
+	look
+	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
+	without_nat
+	stop_watch INT
+}
+
+case_is two_services_at_once "two services, one server, one port, both open: other_service"
+two_services_at_once()
+{
+	local to pids=()
+
+	start_watch
+	with_nat
+	port=$((port + 1))
+	mkfifo "$tmp/to-one" "$tmp/to-other"
+	exec {to_one}<>"$tmp/to-one" {to_other}<>"$tmp/to-other"
+	for to in one other; do
+		in_ns "$client" socat - "TCP:${!to},sourceport=$port,reuseaddr" \
+			<"$tmp/to-$to" >"$tmp/from-$to" 2>"$tmp/errors" &
+		pids+=($!)
+		busywait 20000 test -s "$tmp/from-$to" || fault "no connection to ${!to}: $(cat "$tmp/errors")"
+	done
+	look
+	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
+	echo "the server must acknowledge this" >&"$to_one"
+	busywait 20000 is_misdirected || fault "nothing was misdirected"
+	tells_only "$(line misdirect TCP 10.0.0.2:"$port" "$other" 10.2.1.2:80 null null other_service)"
+	kill "${pids[@]}"
+	wait "${pids[@]}" 2>/dev/null
+	exec {to_one}>&- {to_other}>&-
+	no_more_answers
+	without_nat
+	stop_watch INT
+}
+is_misdirected() { look; ((${#seen[@]})); }
+
+##############################################################################
 
 # Hundreds of flows reopened from a few ports: one drop for each SYN that was sent again, and no
 # other.
@@ -500,7 +672,7 @@ under_load()
 	stop_watch INT
 	outcome="$syn_retransmits drops"
 	[ "$syn_retransmits" != 0 ] || fault "no loss"
-	[[ $summary = *"\"drops\":$syn_retransmits,\"replays\":0,\"missed\":0,"* ]] ||
+	[[ $summary = *"\"drops\":$syn_retransmits,\"replays\":0,\"misdirects\":0,\"missed\":0,"* ]] ||
 		fault "the clients sent $syn_retransmits first packets again" "$summary"
 	[ ${#seen[@]} = "$syn_retransmits" ] || fault "${#seen[@]} lines"
 }
@@ -558,7 +730,7 @@ sees_replays()
 	lost no
 	look
 	tells "$(line replay TCP 10.2.1.1:"$port" "$nat" "$(server)" CLOSE null closed)"
-	[[ $summary = *'"drops":0,"replays":3,"missed":0,'* ]] || fault "$summary"
+	[[ $summary = *'"drops":0,"replays":3,"misdirects":0,"missed":0,'* ]] || fault "$summary"
 	stop_watch INT
 }
 
@@ -606,7 +778,7 @@ replays_under_load()
 	outcome="$replays replays"
 	[ "$replays" != 0 ] || fault "nothing was replayed"
 	[ "$syn_retransmits" = 0 ] || fault "the clients sent $syn_retransmits first packets again"
-	[[ $summary = *"\"drops\":0,\"replays\":$replays,\"missed\":0,"* ]] ||
+	[[ $summary = *"\"drops\":0,\"replays\":$replays,\"misdirects\":0,\"missed\":0,"* ]] ||
 		fault "the module counted $replays replays" "$summary"
 	[ ${#seen[@]} = "$replays" ] || fault "${#seen[@]} lines"
 }

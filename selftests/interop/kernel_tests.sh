@@ -7,13 +7,13 @@
 #
 # All tests are told that the machine is slow (KSFT_MACHINE_SLOW); several then do less.
 #
-# KERNEL_TESTS: directory made by scripts/kernel-selftests.sh
+# KERNEL_TESTS: directory made by scripts/build/kernel-selftests.sh
 # MODULE:       the module to insert
 # LONG:         also run the tests that take long
 #
 # usage: kernel_tests.sh [TEST...]
 #
-# One test: VM_ENV=KERNEL_TESTS KERNEL_TESTS=$(scripts/kernel-selftests.sh) \
+# One test: VM_ENV=KERNEL_TESTS KERNEL_TESTS=$(scripts/build/kernel-selftests.sh) \
 #           make case TEST=interop/kernel_tests.sh CASE=netfilter/ipvs.sh
 
 # shellcheck source=selftests/lib/lib.sh
@@ -278,7 +278,7 @@ all_are_listed()
 
 need_root
 [ -n "${MODULE:-}" ] || skip_all "MODULE is not set"
-[ -d "${KERNEL_TESTS:-}/net/netfilter" ] || skip_all "KERNEL_TESTS is not set: scripts/kernel-selftests.sh"
+[ -d "${KERNEL_TESTS:-}/net/netfilter" ] || skip_all "KERNEL_TESTS is not set: scripts/build/kernel-selftests.sh"
 need_tools conntrack ip ipvsadm nft socat unshare
 # The module's dependencies, loaded for both halves.
 need_modules ip_vs nf_conntrack nfnetlink_hook

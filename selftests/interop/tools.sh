@@ -22,6 +22,7 @@
 
 vip=10.9.0.1
 web=10.9.0.2
+ldirectord=ldirectord
 
 # Running processes.
 tool_pid=
@@ -37,7 +38,7 @@ cleanup()
 half=stock
 need_stock
 become_director "$@"
-need_tools ab curl ip ipvsadm ipvsadm-restore ipvsadm-save keepalived ldirectord nft nginx nsenter nstat ss sysctl wrk
+need_tools ab curl ip ipvsadm ipvsadm-restore ipvsadm-save keepalived ldirectord nft nginx nsenter nstat patch ss sysctl wrk
 need_modules ip_vs ip_vs_rr ip_vs_wlc nf_conntrack nft_ct veth
 need_harness
 
@@ -50,9 +51,6 @@ setup()
 
 	begin_director 2
 	sysctl_set ipv4/vs/expire_nodest_conn 1
-	# While IPVS grows its table it may find an old entry of a flow before the new one
-	# (docs/stock.md). Do not let it grow here.
-	sysctl_set ipv4/vs/conn_lfactor 4
 	# Few ports, and no TIME_WAIT.
 	in_ns "$client" sysctl -q -w net.ipv4.ip_local_port_range="30000 30019" net.ipv4.tcp_max_tw_buckets=0
 	start_servers --listen 0.0.0.0:80
@@ -180,7 +178,7 @@ run_ldirectord()
 		        request="health"
 		        receive="well"
 	END
-	ldirectord -d "$tmp/ldirectord.cf" start &
+	"$ldirectord" -d "$tmp/ldirectord.cf" start &
 }
 
 case_is keepalived_drains "keepalived drains a real server under a storm and restores it"
@@ -277,14 +275,16 @@ web_service()
 
 syns_sent_again() { in_ns "$client" nstat -asz TcpExtTCPSynRetrans | awk '/^Tcp/ { print $2 }'; }
 
-# no_syn_again STOCK: checks that the client's kernel has retransmitted no SYN; on the stock kernel first
-# packets are `lost` or `kept`.
+# no_syn_again STOCK [REQUESTS]: checks that the client's kernel has retransmitted no SYN; on the stock kernel
+# first packets are `lost` or `kept`. Stock loses one now and then even where it keeps the others, so of many
+# REQUESTS one in a thousand may be lost.
 no_syn_again()
 {
 	syns=$(($(syns_sent_again) - syns))
 	outcome+="${outcome:+; }SYNs sent again: $syns"
 	case $half,$1 in
 	stock,lost) ((syns > 0)) || fault "no SYN was sent again, and should be" ;;
+	stock,kept) ((1000 * syns <= ${2:-0})) || fault "$syns SYNs were sent again" ;;
 	*) [ "$syns" = 0 ] || fault "$syns SYNs were sent again" ;;
 	esac
 	ipvsadm -C
@@ -343,7 +343,7 @@ ab_gets()
 	outcome+="${outcome:+; }$1: $requests requests"
 	[ "$half,$2" = stock,lost ] || ((requests > 20)) || fault "$1: the ports were not used again: $said"
 	[[ $resets = "${3/all/$requests}" && $others = 0 ]] || fault "$1: $said"
-	no_syn_again "$2"
+	no_syn_again "$2" "$requests"
 }
 
 # wrk sends a second request, which nginx does not read, so nginx's close is a RST. wrk closes the
@@ -393,6 +393,19 @@ keeps_p2c()
 	get_well 1
 	busywait 20000 both_serve || fault "rs1 is not restored:" "$(tail -n 20 "$tmp/$1.log")"
 	scheduler_is p2c || fault "it is not p2c any more: $(ipvsadm -Sn)"
+}
+
+# Without the patch it takes the letters only: `p`.
+module_case_is ldirectord_is_patched "ldirectord with the patch for it makes services with p2c"
+ldirectord_is_patched()
+{
+	ldirectord=$tmp/ldirectord
+	patch --quiet --output="$ldirectord" "$(command -v ldirectord)" \
+		"$here/../packaging/upstream/ldirectord.patch" || fault "the patch does not apply"
+	chmod +x "$ldirectord"
+	run ldirectord p2c
+	scheduler_is p2c || fault "not p2c: $(ipvsadm -Sn)"
+	stop
 }
 
 module_case_is saved_and_restored "ipvsadm-restore restores the p2c services of ipvsadm-save"

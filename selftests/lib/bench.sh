@@ -86,9 +86,7 @@ use_column()
 	[ "$1" != module ] || load_module || bail_out "cannot load $MODULE"
 	sysctl_set ipv4/vs/conntrack 1
 	sysctl_set ipv4/vs/expire_nodest_conn 1
-	# While IPVS enlarges its table it may find an old entry of a flow in front of the new one, and
-	# the old server resets, or does not answer, what is not for it (docs/stock.md): not here.
-	sysctl_set ipv4/vs/conn_lfactor 4
+	keep_table_small
 	if [ "$1" = mode0 ]; then
 		sysctl_set ipv4/vs/conn_reuse_mode 0
 	else

@@ -166,13 +166,16 @@ need_modules()
 	done
 }
 
-# How many times as long as usual everything takes: a kernel that watches itself is slow.
+# How many times longer everything takes on a debug kernel.
 # shellcheck disable=SC2034 # used by the scripts that source this
 if [ -e /sys/kernel/debug/kmemleak ]; then slow=25; else slow=1; fi
 
 # Such a kernel is asked about the module; the fault is the same on all.
 # shellcheck disable=SC2034 # used by the scripts that source this
 no_first_half="the fault is not shown again on a kernel as slow as this"
+
+# settle: waits until p2c has made a table of all changes, which takes it a grace period at most.
+settle() { sleep $((slow > 1 ? 3 : 0)).3; }
 
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
@@ -267,10 +270,20 @@ wait_for_hooks()
 # has_hooks [NAMESPACE]
 has_hooks() { ${1:+in_ns "$1"} nft list hooks | grep -qF '[ip_vs_reuse]'; }
 
-# Sets `harness`: given as HARNESS, or where cargo has built it.
+# built FILE: where it is, if it is beside the tests or in build/ of the checkout.
+built()
+{
+	local file
+
+	for file in "$here/$1" "$here/../build/$1"; do
+		[ ! -f "$file" ] || { echo "$file"; return; }
+	done
+}
+
+# Sets `harness`: given as HARNESS, or where it has been built.
 need_harness()
 {
-	for harness in "${HARNESS:-}" "${CARGO_TARGET_DIR:-$here/../target}/release/harness" \
+	for harness in "${HARNESS:-}" "$(built harness)" "${CARGO_TARGET_DIR:-$here/../target}/release/harness" \
 		/cache/target/release/harness; do
 		[ ! -x "$harness" ] || return 0
 	done
@@ -418,8 +431,14 @@ begin_director()
 	setup_network "$1"
 	printf 'address add %s dev lo\n' 10.9.0.{1..9} fd00:9::{1..9} | ip -batch -
 	sysctl_set ipv4/vs/conntrack 1
+	keep_table_small
 	track_connections
 }
+
+# While IPVS enlarges its table it may find an old entry of a flow in front of the new one, and the old
+# server resets what is not for it (docs/known-losses.md). With this a small table stays as it is.
+# The table of older kernels never grows.
+keep_table_small() { [ ! -e /proc/sys/net/ipv4/vs/conn_lfactor ] || sysctl_set ipv4/vs/conn_lfactor 4; }
 
 # mac_of INTERFACE
 mac_of()

@@ -91,19 +91,26 @@ static noinline notrace void fail_alloc_return(void)
 	asm volatile("");
 }
 
+/* The return address of a function at whose entry these are the registers */
+static unsigned long fail_alloc_caller(struct pt_regs *regs)
+{
+#ifdef CONFIG_X86
+	return regs_get_kernel_stack_nth(regs, 0);
+#else
+	return procedure_link_pointer(regs);
+#endif
+}
+
 static int fail_alloc_enter(struct kprobe *probe, struct pt_regs *regs)
 {
-	/* At the entry of a function the stack's top is its return address */
-	unsigned long caller = *(unsigned long *)regs->sp;
-
 	/* krealloc(p, 0) frees */
-	if (strstr(probe->symbol_name, "realloc") && !regs->si)
+	if (strstr(probe->symbol_name, "realloc") && !regs_get_kernel_argument(regs, 1))
 		return 0;
-	if (!nth || !fail_alloc_is_watched() || !fail_alloc_decide(caller))
+	if (!nth || !fail_alloc_is_watched() || !fail_alloc_decide(fail_alloc_caller(regs)))
 		return 0;
 
-	regs->ax = 0;
-	regs->ip = (unsigned long)fail_alloc_return;
+	regs_set_return_value(regs, 0);
+	instruction_pointer_set(regs, (unsigned long)fail_alloc_return);
 	return 1;
 }
 

@@ -202,6 +202,18 @@ closed_and_timed_out()
 
 no_conntrack() { [ -z "$(conntrack_id)" ]; }
 
+# What helps a little where neither module nor patch can be had.
+case_is short_close "nf_conntrack_tcp_timeout_close=1, a second after the server's RST"
+short_close()
+{
+	with netfilter/nf_conntrack_tcp_timeout_close=1
+	reset_and_reconnect "$nat" closed_and_timed_out
+	without
+	first_packet kept
+	goes_elsewhere
+	unseen
+}
+
 # The old conntrack was expected by another one, as FTP's data connections are. IPVS kills it like any
 # other, and so does the module.
 case_is expected "an expected conntrack"

@@ -17,11 +17,11 @@
 # One case: make case TEST=reuse/paths.sh CASE=tc_mark
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck source=selftests/lib/twice.sh
-. "$(dirname "$0")/../lib/twice.sh"
+# shellcheck source=selftests/lib/paths.sh
+. "$(dirname "$0")/../lib/paths.sh"
 
 need_tools clang iptables ip6tables python3 tc
-need_modules 8021q act_ct act_mirred act_skbedit bridge br_netfilter cls_flower cls_matchall esp4 esp6 \
+need_modules 8021q act_ct act_gact act_mirred act_skbedit bridge br_netfilter cls_flower cls_matchall esp4 esp6 \
 	gcm ipvlan macvlan nft_compat nft_xfrm sch_ingress seqiv vrf xfrm_user xt_mark xt_physdev
 
 nat=10.9.0.1:80

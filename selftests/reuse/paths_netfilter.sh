@@ -13,8 +13,8 @@
 # One case: make case TEST=reuse/paths_netfilter.sh CASE=options_rst
 
 # shellcheck disable=SC2034 # for lib/cases.sh
-# shellcheck source=selftests/lib/twice.sh
-. "$(dirname "$0")/../lib/twice.sh"
+# shellcheck source=selftests/lib/paths.sh
+. "$(dirname "$0")/../lib/paths.sh"
 # shellcheck source=selftests/lib/nfqueue.sh
 . "$(dirname "$0")/../lib/nfqueue.sh"
 

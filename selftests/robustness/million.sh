@@ -12,7 +12,7 @@
 #
 # Masqueraded flows have random ports, as with kube-proxy, except for those that end by FIN: a random
 # port may be one for which the server is still in TIME_WAIT from another client, and then the server
-# refuses the SYN for its timestamp (docs/stock.md), with IPVS or without.
+# refuses the SYN for its timestamp (docs/known-losses.md), with IPVS or without.
 #
 # lib.sh has the network, with two real servers.
 #

@@ -76,7 +76,7 @@ cleanup()
 	cleanup_all
 } 2>/dev/null
 
-# only N: who gets the next connection; the other is drained.
+# only N: rs<N> gets the next connection; the other server is drained.
 only()
 {
 	ipvsadm -e -t "$service" -r "[fd00:5::$1]:80" -i -w 1

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pictures, as SVG: bars and lines, on linear or logarithmic axes. Large letters, for a page
-//! shows them at half their width.
+//! Pictures, as SVG: bars on a linear axis, and lines on linear or logarithmic ones. The letters
+//! are large, because a page shows pictures at half their width.
 
 use std::path::Path;
 
@@ -24,14 +24,18 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(148, 140, 40),
 ];
 const FONT: &str = "sans-serif";
+const WIDTH: u32 = 1000;
+const HEIGHT: u32 = 520;
+/// How high the legend is, above the axes.
+const LEGEND: u32 = 40;
+/// How wide the labels of the vertical axis are.
+const AXIS: u32 = 96;
 
 /// Groups of bars, side by side; each with the range that was measured.
 pub struct Bars {
     pub title: String,
     /// What is measured, and its unit.
     pub y: String,
-    /// Logarithmic, from this value on.
-    pub log_from: Option<f64>,
     pub groups: Vec<String>,
     pub series: Vec<(String, Vec<Option<Summary>>)>,
     /// A goal to be seen beside the bars.
@@ -54,9 +58,6 @@ pub enum Panel {
 
 /// One picture, its panels one above the other.
 pub fn draw(file: &Path, panels: &[Panel]) -> anyhow::Result<()> {
-    const WIDTH: u32 = 1000;
-    const HEIGHT: u32 = 520;
-
     let count = panels.len().max(1);
     let root = SVGBackend::new(file, (WIDTH, HEIGHT * count as u32)).into_drawing_area();
     root.fill(&WHITE).map_err(failed)?;
@@ -75,6 +76,11 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// The colour of each series, filled.
+fn colours() -> impl Iterator<Item = ShapeStyle> {
+    COLOURS.iter().map(|colour| colour.filled())
+}
+
 fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 1e6 => format!("{}M", value / 1e6),
@@ -85,13 +91,6 @@ fn number(value: f64) -> String {
 }
 
 impl Bars {
-    fn y_of(&self, value: f64) -> f64 {
-        match self.log_from {
-            Some(from) => (value.max(from) / from).log10(),
-            None => value,
-        }
-    }
-
     fn draw(&self, area: &Area<'_>) -> anyhow::Result<()> {
         let values = || {
             self.series
@@ -105,67 +104,51 @@ impl Bars {
             .fold(0.0f64, f64::max);
         let bottom = values().map(|v| v.low).chain(goal).fold(0.0f64, f64::min);
         let top = if top <= bottom { bottom + 1.0 } else { top };
-        let (low, high) = match self.log_from {
-            Some(_) => (0.0, self.y_of(top) * 1.3),
-            None => (bottom * 1.1, top * 1.3),
-        };
+        let (low, high) = (bottom * 1.1, top * 1.1);
         let groups = self.groups.len();
+        let names = self.series.iter().map(|(name, _)| name.as_str());
+        let goal = (self.goal.iter()).map(|(name, _)| (name.as_str(), BLACK.stroke_width(2)));
+        let area = &head(area, &self.title, names.zip(colours()).chain(goal))?;
         let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, (FONT, 28))
             .margin(14)
+            .margin_right(30)
             .x_label_area_size(40)
-            .y_label_area_size(96)
+            .y_label_area_size(AXIS)
             .build_cartesian_2d(0.0..groups as f64, low..high)
             .map_err(failed)?;
         let names = self.groups.clone();
-        let from = self.log_from;
         chart
             .configure_mesh()
             .disable_x_mesh()
             .light_line_style(WHITE)
             .y_desc(&self.y)
             .x_labels(0)
-            .y_labels(labels(self.log_from.is_some(), high - low))
-            .y_label_formatter(&move |y| match from {
-                Some(from) => number((from * 10f64.powf(*y)).round()),
-                None => number(*y),
-            })
+            .y_labels(LABELS)
+            .y_label_formatter(&|y| number(*y))
             .label_style((FONT, 20))
             .axis_desc_style((FONT, 22))
             .draw()
             .map_err(failed)?;
 
         let wide = 0.84 / self.series.len().max(1) as f64;
-        for (nth, (name, values)) in self.series.iter().enumerate() {
+        for (nth, (_, values)) in self.series.iter().enumerate() {
             let colour = COLOURS[nth % COLOURS.len()];
             let bars = (values.iter().enumerate())
                 .filter_map(|(group, value)| value.map(|value| (group, value)))
                 .map(|(group, value)| {
                     let left = group as f64 + 0.08 + nth as f64 * wide;
                     Rectangle::new(
-                        [
-                            (left, self.y_of(0.0)),
-                            (left + wide * 0.9, self.y_of(value.median)),
-                        ],
+                        [(left, 0.0), (left + wide * 0.9, value.median)],
                         colour.filled(),
                     )
                 });
-            chart
-                .draw_series(bars)
-                .map_err(failed)?
-                .label(name)
-                .legend(move |(x, y)| {
-                    Rectangle::new([(x, y - 7), (x + 18, y + 7)], colour.filled())
-                });
+            chart.draw_series(bars).map_err(failed)?;
             let ranges = (values.iter().enumerate())
                 .filter_map(|(group, value)| value.map(|value| (group, value)))
                 .map(|(group, value)| {
                     let middle = group as f64 + 0.08 + (nth as f64 + 0.45) * wide;
                     PathElement::new(
-                        [
-                            (middle, self.y_of(value.low)),
-                            (middle, self.y_of(value.high)),
-                        ],
+                        [(middle, value.low), (middle, value.high)],
                         RGBColor(60, 60, 60).stroke_width(2),
                     )
                 });
@@ -173,20 +156,17 @@ impl Bars {
         }
         let places = (names.iter().enumerate()).map(|(n, name)| (n as f64 + 0.5, name.clone()));
         name_places(area, &chart, places, low)?;
-        if let Some((name, value)) = &self.goal {
-            let y = self.y_of(*value);
+        if let Some((_, value)) = &self.goal {
             chart
                 .draw_series([DashedPathElement::new(
-                    [(0.0, y), (groups as f64, y)],
+                    [(0.0, *value), (groups as f64, *value)],
                     8,
                     5,
                     BLACK.stroke_width(2),
                 )])
-                .map_err(failed)?
-                .label(name)
-                .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.stroke_width(2)));
+                .map_err(failed)?;
         }
-        legend(&mut chart)
+        Ok(())
     }
 }
 
@@ -209,28 +189,23 @@ impl Lines {
             |of: &dyn Fn(&(f64, f64)) -> f64| all().map(of).fold(f64::NEG_INFINITY, f64::max);
         let (left, right) = (least(&|p| p.0), most(&|p| p.0));
         let (mut low, mut high) = (least(&|p| p.1), most(&|p| p.1));
-        if !self.log_y {
-            low = low.min(0.0);
-        }
-        // The legend stands above the lines.
-        let room = ((high - low) * 0.07).max(0.02);
-        high += 5.0 * room;
         if self.log_y {
-            low -= room;
+            (low, high) = (low.floor(), high.ceil());
+        } else {
+            low = low.min(0.0);
+            high += (high - low) * 0.07;
         }
+        let names = self.series.iter().map(|(name, _)| name.as_str());
+        let area = &head(area, &self.title, names.zip(colours()))?;
         let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, (FONT, 28))
             .margin(14)
+            .margin_right(30)
             .x_label_area_size(64)
-            .y_label_area_size(96)
+            .y_label_area_size(AXIS)
             .build_cartesian_2d(left..right, low..high)
             .map_err(failed)?;
         let shown = |log: bool, value: f64| match log {
-            true => {
-                let value = 10f64.powf(value);
-                let digits = 10f64.powf(value.log10().floor() - 1.0);
-                number((value / digits).round() * digits)
-            }
+            true => number((10f64.powf(value) * 1000.0).round() / 1000.0),
             false => number((value * 100.0).round() / 100.0),
         };
         // On a logarithmic axis the places that were measured are named, no others.
@@ -254,18 +229,14 @@ impl Lines {
             let places = measured.iter().map(|&x| (x, shown(true, x)));
             name_places(area, &chart, places, low)?;
         }
-        for (nth, (name, points)) in points.iter().enumerate() {
+        for (nth, (_, points)) in points.iter().enumerate() {
             let colour = COLOURS[nth % COLOURS.len()];
             chart
                 .draw_series(LineSeries::new(
                     points.iter().copied(),
                     colour.stroke_width(3),
                 ))
-                .map_err(failed)?
-                .label(name)
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(4))
-                });
+                .map_err(failed)?;
             if points.len() <= 12 {
                 chart
                     .draw_series(
@@ -276,15 +247,18 @@ impl Lines {
                     .map_err(failed)?;
             }
         }
-        legend(&mut chart)
+        Ok(())
     }
 }
+
+/// How many labels a vertical axis has.
+const LABELS: usize = 6;
 
 /// How many labels an axis of this length has: for decades one each.
 fn labels(log: bool, length: f64) -> usize {
     match log {
-        true if length >= 2.0 => length as usize + 1,
-        _ => 6,
+        true => (length as usize + 1).max(2),
+        false => LABELS,
     }
 }
 
@@ -317,19 +291,26 @@ fn name_places(
     Ok(())
 }
 
-fn legend<'a, X, Y>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
-) -> anyhow::Result<()>
-where
-    X: plotters::coord::ranged1d::Ranged<ValueType = f64>,
-    Y: plotters::coord::ranged1d::Ranged<ValueType = f64>,
-{
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(160, 160, 160))
-        .label_font((FONT, 20))
-        .draw()
-        .map_err(failed)
+/// Writes the title and, below it, what the colours mean. Returns what is left for the chart.
+fn head<'a, 'b>(
+    area: &Area<'a>,
+    title: &str,
+    series: impl Iterator<Item = (&'b str, ShapeStyle)>,
+) -> anyhow::Result<Area<'a>> {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+    let area = area.titled(title, (FONT, 28)).map_err(failed)?;
+    let style = (FONT, 22).into_font().color(&BLACK);
+    let style = style.pos(Pos::new(HPos::Left, VPos::Center));
+    let middle = LEGEND as i32 / 2;
+    let mut left = AXIS as i32;
+    for (name, colour) in series {
+        let swatch = Rectangle::new([(left, middle - 7), (left + 18, middle + 7)], colour);
+        area.draw(&swatch).map_err(failed)?;
+        let text = Text::new(name, (left + 26, middle), style.clone());
+        area.draw(&text).map_err(failed)?;
+        let (width, _) = area.estimate_text_size(name, &style).map_err(failed)?;
+        left += width as i32 + 56;
+    }
+    Ok(area.margin(LEGEND, 0, 0, 0))
 }

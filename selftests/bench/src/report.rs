@@ -171,6 +171,7 @@ pub fn write(folder: &Path, measured: &Measurements, environment: &Value) -> any
     );
     storm(&mut text, folder, measured)?;
     rollout(&mut text, folder, measured)?;
+    kubernetes(&mut text, folder, measured)?;
     price(&mut text, folder, measured)?;
     scheduler(&mut text, folder, measured)?;
     scale(&mut text, folder, measured)?;
@@ -318,8 +319,7 @@ fn storm(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
     });
     let mut pictures = vec![Panel::Bars(Bars {
         title: "Storm: short connections through few ports".into(),
-        y: "connections per second (log)".into(),
-        log_from: Some(10.0),
+        y: "connections per second".into(),
         groups: COLUMNS.iter().map(|(_, name)| name.to_string()).collect(),
         series: series.collect(),
         goal: None,
@@ -597,8 +597,7 @@ fn rollout(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow:
         }
         panels.push(Panel::Bars(Bars {
             title: format!("Rollout under a storm {name}"),
-            y: "connections a round (log)".into(),
-            log_from: Some(0.1),
+            y: "connections a round".into(),
             groups: COLUMNS[1..]
                 .iter()
                 .map(|(_, name)| name.to_string())
@@ -628,6 +627,157 @@ fn part_of_new(line: &Value) -> Option<f64> {
         }
     }
     (all > 0.0).then_some(new / all)
+}
+
+/// The columns of interop/kubernetes_rollout.sh: how the table calls them, and the picture.
+const KUBERNETES: [(&str, &str, &str); 6] = [
+    (
+        "legacy0",
+        "IPVS of 4.6 to 5.8, `conn_reuse_mode=0`",
+        "legacy, 0",
+    ),
+    (
+        "legacy",
+        "IPVS of 4.6 to 5.8, `conn_reuse_mode=1`",
+        "legacy, 1",
+    ),
+    ("mode0", "stock, `conn_reuse_mode=0`", "stock, 0"),
+    ("stock", "stock, `conn_reuse_mode=1`", "stock, 1"),
+    ("module", "stock + module", "module"),
+    ("patched", "patched", "patched"),
+];
+
+/// A rolling update and a scale-up with kube-proxy itself.
+fn kubernetes(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::Result<()> {
+    let bench: Want<'_> = ("bench", "kubernetes".into());
+    let mut panels = Vec::new();
+    for pods in measured.each(&[bench.clone()], "pods") {
+        let of = |column: &str| {
+            [
+                bench.clone(),
+                ("pods", pods.clone()),
+                ("column", column.into()),
+            ]
+        };
+        let pods = pods.as_str().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "\n### Rolling update with kube-proxy, {pods} pods\n\n\
+             kube-proxy itself, in ipvs mode. A client with 200 ports makes connections for three minutes, 20 at a time, \
+             each held for 0.3 s and ended by the server's RST. Three pods are replaced one by one, and then the \
+             service is scaled from three pods to six.\n"
+        );
+        header(
+            text,
+            &[
+                "IPVS",
+                "connections",
+                "failed",
+                "over 500 ms",
+                "first packet lost",
+                "to a drained pod",
+                "the three new pods get",
+            ],
+        );
+        for (column, name, _) in KUBERNETES {
+            let wanted = of(column);
+            let sum = |what| cell(measured.sum(&wanted, what).map(thousands));
+            let Some(share) = measured.summary(&wanted, "share") else {
+                continue;
+            };
+            row(
+                text,
+                &[
+                    name.into(),
+                    sum("connections"),
+                    sum("failed"),
+                    sum("over_500_ms"),
+                    sum("first_lost"),
+                    sum("to_drained"),
+                    format!("{:.0} %", share.median),
+                ],
+            );
+        }
+        if pods != "bridged" {
+            continue;
+        }
+        let _ = writeln!(text, "\n![](kubernetes.svg)");
+        let columns = KUBERNETES.iter().filter_map(|(column, _, name)| {
+            let line = measured.of(&of(column)).next()?.clone();
+            Some((name.to_string(), line))
+        });
+        let columns: Vec<(String, Value)> = columns.collect();
+        let results = |what: &str| {
+            (columns.iter())
+                .map(|(_, line)| Summary::of(line["result"][what].as_f64().into_iter()))
+                .collect()
+        };
+        panels.push(Panel::Lines(Lines {
+            title: "Scaled to six pods: what the three new ones get (0, 1: conn_reuse_mode)".into(),
+            x: "seconds since kube-proxy has added them".into(),
+            y: "% of connections".into(),
+            log_x: false,
+            log_y: false,
+            series: (columns.iter())
+                .map(|(name, line)| (name.clone(), share_of_scaled(line)))
+                .collect(),
+        }));
+        panels.push(Panel::Bars(Bars {
+            title: "Rolling update and scale-up: connections in trouble".into(),
+            y: "connections".into(),
+            groups: columns.iter().map(|(name, _)| name.clone()).collect(),
+            series: vec![
+                ("failed".into(), results("failed")),
+                ("first packet lost".into(), results("first_lost")),
+            ],
+            goal: None,
+        }));
+    }
+    if panels.is_empty() {
+        return Ok(());
+    }
+    plot::draw(&folder.join("kubernetes.svg"), &panels)
+}
+
+/// What the pods got that came last, in percent, interval by interval, around the moment in which kube-proxy had
+/// added them.
+fn share_of_scaled(line: &Value) -> Vec<(f64, f64)> {
+    const BEFORE: f64 = -10.0;
+    const AFTER: f64 = 20.0;
+
+    let scaled: Vec<&str> = (line["scaled"].as_array().into_iter().flatten())
+        .filter_map(Value::as_str)
+        .collect();
+    let added = (line["events"].as_array().into_iter().flatten())
+        .filter(|event| event["event"] == "added")
+        .filter_map(|event| event["at_ms"].as_f64());
+    let at = added.fold(0.0, f64::max);
+    (line["intervals"].as_array().into_iter().flatten())
+        .filter_map(|interval| {
+            let seconds = (interval["at_ms"].as_f64()? - at) / 1000.0;
+            let servers = interval["servers"].as_object()?;
+            let all: f64 = servers.values().filter_map(Value::as_f64).sum();
+            let new: f64 = (servers.iter())
+                .filter(|(pod, _)| scaled.contains(&pod.as_str()))
+                .filter_map(|(_, connections)| connections.as_f64())
+                .sum();
+            let shown = (BEFORE..=AFTER).contains(&seconds) && all > 0.0;
+            shown.then_some((seconds, 100.0 * new / all))
+        })
+        .collect()
+}
+
+/// With a comma after the thousands.
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    match digits.len() {
+        4.. => format!(
+            "{},{}",
+            &digits[..digits.len() - 3],
+            &digits[digits.len() - 3..]
+        ),
+        _ => digits,
+    }
 }
 
 /// What a column adds to stock's figure, in percent, round by round.
@@ -669,7 +819,7 @@ fn instructions(
     load: &str,
     column: &str,
 ) -> Option<Figure> {
-    /// The time of an instruction on that clock (vm.sh).
+    /// The time of an instruction on that clock (boot.sh).
     const NS: f64 = 2.0;
 
     let wanted = [
@@ -754,7 +904,7 @@ fn price(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
         &[price_panel(
             "Price of a packet, by instructions".into(),
             series,
-            Some(("goal for the module with UDP".into(), 0.7)),
+            Some(("dashed: the goal for the module with UDP".into(), 0.7)),
         )],
     )
 }
@@ -783,7 +933,6 @@ fn price_panel(
     Panel::Bars(Bars {
         title,
         y: "added to stock (%)".into(),
-        log_from: None,
         groups: LOADS.map(|load| load.short.into()).to_vec(),
         series,
         goal,
@@ -827,10 +976,10 @@ fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyho
             .and_then(|(many, few)| ratio(many, few));
         met(
             text,
-            "p2c at 10,000 servers costs at most 1.5 times p2c at 10",
-            grows.map(|s| (s.median <= 1.5, s.to_string())),
+            "p2c at 10,000 servers costs at most 1.05 times p2c at 10",
+            grows.map(|s| (s.median <= 1.05, s.to_string())),
         );
-        for servers in [10, 100, 1000, 10_000] {
+        for servers in [4, 10, 100, 1000, 10_000] {
             let cost = at("p2c", servers)
                 .zip(at("wlc", servers))
                 .and_then(|(p2c, wlc)| ratio(p2c, wlc));
@@ -884,9 +1033,29 @@ fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyho
                     ],
                 );
             }
+            let _ = writeln!(text);
+            for (what, member) in [
+                ("add", "add_ms"),
+                ("edit", "edit_ms"),
+                ("remove", "remove_ms"),
+            ] {
+                let ms = |scheduler: &str| {
+                    let wanted = [("bench", "changes".into()), ("scheduler", scheduler.into())];
+                    measured.summary(&wanted, member)
+                };
+                let times = ms("p2c")
+                    .zip(ms("wlc"))
+                    .and_then(|(p2c, wlc)| ratio(p2c, wlc));
+                met(
+                    text,
+                    &format!("to {what} servers of p2c costs at most 1.5 times wlc's"),
+                    times.map(|s| (s.median <= 1.5, format!("{s} times"))),
+                );
+            }
         }
     }
     balance(text, measured);
+    queues(text, measured);
     let wanted = [("bench", "directors".into())];
     let simulated: Vec<_> = measured.of(&wanted).collect();
     if !simulated.is_empty() {
@@ -955,6 +1124,61 @@ fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyho
         return Ok(());
     }
     plot::draw(&folder.join("scheduler.svg"), &panels)
+}
+
+/// Real servers as queues: time against `sed`'s, and how much of its share by weight each gets.
+fn queues(text: &mut String, measured: &Measurements) {
+    let simulated = |wanted: &[Want<'_>]| -> Vec<Value> {
+        let wanted = [wanted, &[("bench", "queues".into())]].concat();
+        measured.of(&wanted).cloned().collect()
+    };
+    let all = [("bench", "queues".into())];
+    let schedulers = measured.each(&all, "scheduler");
+    if schedulers.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\n### Servers as queues (simulated, with the module's sampler.rs)\n\nThe speed of a server is its weight; \
+        connections come at random. In each cell: the mean time until a connection has been served, over sed's; in \
+        brackets the 99th percentile, over sed's; then what the server that is worst off and the one that is best off \
+        get of their shares by weight.\n",
+    );
+    let mut names = vec!["weights", "load"];
+    names.extend(schedulers.iter().filter_map(Value::as_str));
+    for directors in measured.each(&all, "directors") {
+        writeln!(text, "\nDirectors: {directors}\n").unwrap();
+        header(text, &names);
+        for weights in measured.each(&all, "weights") {
+            for load in measured.each(&all, "load") {
+                let of = |scheduler: &Value, member: &str| {
+                    let wanted = [
+                        ("weights", weights.clone()),
+                        ("load", load.clone()),
+                        ("directors", directors.clone()),
+                        ("scheduler", scheduler.clone()),
+                    ];
+                    simulated(&wanted).first()?["result"][member].as_f64()
+                };
+                let cell = |scheduler: &Value| {
+                    let over_sed =
+                        |member| Some(Figure(of(scheduler, member)? / of(&"sed".into(), member)?));
+                    Some(format!(
+                        "{} ({}) {} to {}",
+                        over_sed("mean")?,
+                        over_sed("p99")?,
+                        Figure(of(scheduler, "least_share")?),
+                        Figure(of(scheduler, "most_share")?)
+                    ))
+                };
+                let mut cells = vec![
+                    weights.as_str().unwrap_or_default().to_string(),
+                    load.to_string(),
+                ];
+                cells.extend(schedulers.iter().map(|it| cell(it).unwrap_or_default()));
+                row(text, &cells);
+            }
+        }
+    }
 }
 
 /// The fullest server over the mean, by weight.
@@ -1050,17 +1274,17 @@ fn scale(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::R
     );
     let mut series = many;
     for (name, _) in &mut series {
-        *name = format!("{name}, {entries} entries");
+        *name = format!("{name}, entries");
     }
     for column in PRICED {
         let none = Value::from(0);
         let values = LOADS.map(|load| added(measured, &none, load.id, column));
-        series.push((format!("{column}, none besides"), values.to_vec()));
+        series.push((format!("{column}, none"), values.to_vec()));
     }
     plot::draw(
         &folder.join("scale.svg"),
         &[price_panel(
-            format!("The price with {entries} entries"),
+            format!("The price with {entries} entries, and with none"),
             series,
             None,
         )],

@@ -73,6 +73,7 @@ impl Director {
     fn choose(&mut self, scheduler: Scheduler, service: &Service, random: &mut Rand64) -> usize {
         let n = service.serving.len();
         let active = |place: usize| self.active[service.serving[place]];
+        let inactive = |place: usize| self.inactive[service.serving[place]];
         // ip_vs_dest_conn_overhead()
         let overhead = |place: usize| {
             let server = service.serving[place];
@@ -107,6 +108,7 @@ impl Director {
                 let look = |place| {
                     Some(Load {
                         active: active(place).into(),
+                        total: (active(place) + inactive(place)).into(),
                         weight: 1,
                     })
                 };

@@ -62,3 +62,25 @@ pub fn send_to_each(
         ns_each: start.elapsed().as_nanos() / u128::from(count.max(1)),
     })
 }
+
+/// Sends one datagram from each of these ports of `from`'s address.
+pub fn send_from_each(
+    from: SocketAddr,
+    to: SocketAddr,
+    ports: RangeInclusive<u16>,
+) -> anyhow::Result<()> {
+    let count = ports.len() as u32;
+    let start = Instant::now();
+    for port in ports {
+        let from = SocketAddr::new(from.ip(), port);
+        let socket = Proto::Udp.socket(from)?;
+        socket
+            .bind(&from.into())
+            .and_then(|()| socket.send_to(b"?", &to.into()))
+            .with_context(|| format!("cannot send from {from} to {to}"))?;
+    }
+    net::print_json(&Report {
+        datagrams: count,
+        ns_each: start.elapsed().as_nanos() / u128::from(count.max(1)),
+    })
+}

@@ -13,6 +13,7 @@ mod packets;
 mod questions;
 mod reconnect;
 mod serve;
+mod statistics;
 mod storm;
 mod stray;
 mod stream;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{bail, Context as _};
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use serde_json::json;
 
@@ -165,7 +166,7 @@ enum Role {
         /// Stop after so many connections, if that is earlier
         #[arg(long)]
         connections: Option<u32>,
-        /// Besides, print a JSON line so often: who got how many since the line before
+        /// Besides, print a JSON line so often: how many each server got since the line before
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         every: Option<Duration>,
     },
@@ -176,11 +177,14 @@ enum Role {
         #[arg(long, value_name = "ADDR:PORT")]
         to: SocketAddr,
         /// How many
-        #[arg(long)]
+        #[arg(long, default_value = "1")]
         count: u32,
         /// Send to these ports in turn
         #[arg(long, value_parser = port_range)]
         ports: Option<RangeInclusive<u16>>,
+        /// Send one from each of these ports
+        #[arg(long, value_parser = port_range, conflicts_with_all = ["count", "ports"])]
+        from_ports: Option<RangeInclusive<u16>>,
     },
     /// Be the receiver of a stream: discard UDP datagrams in the kernel
     Sink {
@@ -302,7 +306,7 @@ enum Role {
         reopen: bool,
     },
     /// Ask over UDP from one socket, tell the first server's name, and go on until a line comes from
-    /// standard input; report as JSON what was answered, and by whom
+    /// standard input; report as JSON the answers and the servers that gave them
     Questions {
         #[arg(long, value_name = "ADDR:PORT")]
         from: SocketAddr,
@@ -311,6 +315,22 @@ enum Role {
         /// Time between two questions
         #[arg(long, default_value = "5ms", value_parser = duration)]
         every: Duration,
+    },
+    /// Fail unless COUNT of TOTAL can be what a share of PERCENT has come to by chance
+    Share {
+        #[arg(value_enum)]
+        bound: statistics::Bound,
+        count: u32,
+        total: u32,
+        percent: f64,
+    },
+    /// Print the most connections of any server that two choices explain
+    TwoChoices { connections: u32, servers: u32 },
+    /// Read a load's summary, and print how many connections were refused outside of these windows
+    RefusedOutside {
+        /// In milliseconds since 1970
+        #[arg(value_name = "START-END")]
+        windows: Vec<String>,
     },
     /// Print the results of the cases (their RESULTS file) as a table
     Table {
@@ -464,9 +484,11 @@ fn play(role: Role) -> anyhow::Result<()> {
             to,
             count,
             ports,
-        } => match ports {
-            Some(ports) => datagrams::send_to_each(from, to, count, ports),
-            None => datagrams::send(from, to, count),
+            from_ports,
+        } => match (from_ports, ports) {
+            (Some(from_ports), _) => datagrams::send_from_each(from, to, from_ports),
+            (None, Some(ports)) => datagrams::send_to_each(from, to, count, ports),
+            (None, None) => datagrams::send(from, to, count),
         },
         Role::Sink { listen } => stream::sink(listen),
         Role::Stream {
@@ -548,6 +570,29 @@ fn play(role: Role) -> anyhow::Result<()> {
             .with_context(|| format!("cannot send by {name}"))
             .and_then(|link| stray::flood(&link, from, to, ports, time, reopen)),
         Role::Questions { from, to, every } => questions::ask(from, to, every),
+        Role::Share {
+            bound,
+            count,
+            total,
+            percent,
+        } => {
+            if !statistics::is_share(bound, count, total, percent) {
+                bail!("{count} of {total} cannot be a share of {percent} %");
+            }
+            Ok(())
+        }
+        Role::TwoChoices {
+            connections,
+            servers,
+        } => {
+            println!("{}", statistics::most_of_two_choices(connections, servers));
+            Ok(())
+        }
+        Role::RefusedOutside { windows } => {
+            let summary = io::read_to_string(io::stdin())?;
+            println!("{}", statistics::refused_outside(&summary, &windows)?);
+            Ok(())
+        }
         Role::Table { file, title } => table::print(&file, &title),
         Role::Console => console(),
     }

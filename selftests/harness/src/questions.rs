@@ -23,12 +23,12 @@ const LAST: Duration = Duration::from_secs(1);
 struct Report {
     questions: u32,
     answers: u32,
-    /// Answers by who gave them.
+    /// Answers by the server that gave them.
     servers: BTreeMap<String, u32>,
 }
 
-/// Asks every so often, tells who has answered first, and goes on until a line comes from
-/// standard input.
+/// Sends a query every so often, tells which server has answered first, and goes on until a line comes
+/// from standard input.
 pub fn ask(from: SocketAddr, to: SocketAddr, every: Duration) -> anyhow::Result<()> {
     let socket = Proto::Udp.socket(to)?;
     socket
@@ -38,7 +38,7 @@ pub fn ask(from: SocketAddr, to: SocketAddr, every: Duration) -> anyhow::Result<
     let told = AtomicBool::new(false);
     let report = thread::scope(|scope| {
         scope.spawn(|| {
-            // A line, or nobody there who could write one: either is the end.
+            // A line, or the end of the input.
             drop(io::stdin().read_line(&mut String::new()));
             told.store(true, Ordering::Relaxed);
         });

@@ -372,7 +372,7 @@ impl Client {
     }
 
     /// Ends the flow and returns when its end is known here, or gives back what goes on.
-    fn end(&self, flow: Flow, end: End) -> anyhow::Result<Option<Flow>> {
+    fn end(&self, mut flow: Flow, end: End) -> anyhow::Result<Option<Flow>> {
         let deadline = Instant::now() + self.timeout;
         match end {
             _ if self.proto == Proto::Udp => {
@@ -383,10 +383,18 @@ impl Client {
                 flow.wait_for_close(deadline)?;
             }
             End::ServerRst => {
+                if self.proto == Proto::Tcp {
+                    flow.delay_ack(deadline)?;
+                }
                 flow.tell(Command::Rst)?;
                 flow.wait_for_reset(deadline)?;
             }
-            End::ClientRst => flow.socket.get_ref().set_linger(Some(Duration::ZERO))?,
+            End::ClientRst => {
+                // The ACK of the greeting may leave from another processor. If the RST overtakes it,
+                // the RST is not the last packet that conntrack sees, and the SYN opens no new conntrack.
+                thread::sleep(Duration::from_millis(20));
+                flow.socket.get_ref().set_linger(Some(Duration::ZERO))?;
+            }
             _ if self.proto != Proto::Tcp => bail!("only TCP flows end by {end:?}"),
             End::ClientFin => {
                 flow.socket.get_ref().shutdown(Shutdown::Write)?;
@@ -477,6 +485,15 @@ impl Flow {
 
     fn tell(&self, command: Command) -> io::Result<()> {
         self.socket.get_ref().write_all(&[command as u8])
+    }
+
+    /// Keeps the server from sending an ACK of its own for the next command. In front of a RST it
+    /// may leave from another processor, and arrive after it. The client answers such an ACK by a
+    /// RST, and then conntrack lets the port be reused.
+    fn delay_ack(&mut self, deadline: Instant) -> io::Result<()> {
+        self.tell(Command::DelayAck)?;
+        self.tell(Command::Greet)?;
+        Self::read_greeting(&mut self.socket, deadline).map(drop)
     }
 
     /// Waits until the server has closed; dropping the socket then closes this side.

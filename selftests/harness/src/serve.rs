@@ -26,6 +26,9 @@ pub enum Command {
     Fin = b'f',
     /// Close with a RST (SCTP: ABORT).
     Rst = b'r',
+    /// Delay the ACK of the next command, so that what the command makes of the connection is
+    /// told first.
+    DelayAck = b'd',
     /// Stay when the client closes its side.
     Stay = b's',
     /// Greet again.
@@ -37,9 +40,16 @@ pub enum Command {
 
 impl Command {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Fin, Self::Rst, Self::Stay, Self::Greet, Self::Passive]
-            .into_iter()
-            .find(|c| *c as u8 == byte)
+        [
+            Self::Fin,
+            Self::Rst,
+            Self::DelayAck,
+            Self::Stay,
+            Self::Greet,
+            Self::Passive,
+        ]
+        .into_iter()
+        .find(|c| *c as u8 == byte)
     }
 }
 
@@ -151,8 +161,8 @@ fn listen(addr: SocketAddr, proto: Proto) -> io::Result<Socket> {
 
 fn cannot_listen(addr: SocketAddr, proto: Proto) -> String {
     let advice = match proto {
-        Proto::Sctp => "load the module sctp, or look for who else has the port",
-        _ => "look for who else has the port (ss -lnp)",
+        Proto::Sctp => "load the module sctp, or find the process that has the port",
+        _ => "find the process that has the port (ss -lnp)",
     };
     format!("cannot listen on {addr} for {proto:?}: {advice}")
 }
@@ -271,6 +281,11 @@ impl Client {
                 // Without lingering, closing discards what is in flight and says so by a RST.
                 drop(self.socket.set_linger(Some(Duration::ZERO)));
                 Fate::Closed
+            }
+            Some(Command::DelayAck) => {
+                // An SCTP socket knows no such option.
+                drop(self.socket.set_tcp_quickack(false));
+                Fate::Open
             }
             Some(Command::Stay) => {
                 self.stays = true;

@@ -87,9 +87,9 @@ pub fn sink(addr: SocketAddr) -> anyhow::Result<()> {
     let socket = Proto::Udp.socket(addr)?;
     // First the filter, so that the queue stays empty.
     socket.attach_filter(&[accept_no_bytes])?;
-    socket
-        .bind(&addr.into())
-        .with_context(|| format!("cannot bind {addr}: look for who else has the port (ss -lnp)"))?;
+    socket.bind(&addr.into()).with_context(|| {
+        format!("cannot bind {addr}: find the process that has the port (ss -lnp)")
+    })?;
     println!("READY");
     io::stdout().flush()?;
     loop {

@@ -5,7 +5,7 @@
 # a client sees. A case that fails is not an error here: the table is to show the differences.
 #
 # MODULE: the module
-# LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, built by scripts/ipvs.sh
+# LEGACY, TENCENT, PATCHED: directories with an ip_vs.ko each, built by scripts/build/ipvs-variant.sh
 
 # shellcheck source=selftests/lib/lib.sh
 . "$(dirname "$0")/../lib/lib.sh"
