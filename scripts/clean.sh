@@ -3,18 +3,18 @@
 #
 # usage: clean.sh [--all]
 #
-# Removes what was built from this tree, but not what was measured (build/bench); with --all the whole
-# cache, build root included.
+# Removes build results, but not what was measured (build/bench). With --all, also removes the whole cache,
+# build root included.
 
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
-rm -f "$top/ip_vs_reuse.ko" "$top/ip_vs.ko" "$top/build/ipvs-watch"
-rm -rf "$top/build/docs" "$top/build/deb"
+rm -f "$top/ip_vs_reuse.ko" "$top/ip_vs.ko" "$top"/build/{harness,ipvs-watch,*.ko,*.log}
+rm -rf "$top"/build/{deb,dist,docs,module,target,vm}
 [ -d "$cache" ] || exit 0
 if [ "${1:-}" = --all ]; then
 	what=("$cache")
 else
 	what=("$cache"/{module,harness,ipvs,kernel-selftests}-* "$cache/target" "$cache/log")
 fi
-"$top/scripts/in-namespace.sh" rm -rf --one-file-system "${what[@]}"
+"$top/scripts/root/in-namespace.sh" rm -rf --one-file-system "${what[@]}"

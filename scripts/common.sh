@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the scripts that source this use the variables
 #
 # What the scripts share: messages, the cache, locks, and how a step is run.
-# Sourced, not run. Sets `top` (the checkout), `cache` and `root` (the build root).
+# Sourced, not run. Sets `top` (the checkout), `cache`, `root` (the build root), and what an architecture is called.
 
 set -euo pipefail
 
@@ -17,13 +17,40 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/ipvs-reuse
 # key FILE...: what names a thing that was made from these files.
 key() { cat -- "$@" | sha256sum | cut -c1-12; }
 
+# root_suite KERNEL: the Debian suite with the compilers that built it, which the build root is made of. A
+# name that scripts/kernel/supported does not know is a kernel of Debian 13, or is built there.
+root_suite() {
+	local suite names
+	while IFS=$'\t' read -r _ suite _ _ _ _ names; do
+		# shellcheck disable=SC2053 # a pattern
+		[[ -n $names && $1 = $names ]] || continue
+		echo sid	# which testing and experimental take their compilers from
+		return
+	done <"$top/scripts/kernel/supported"
+	echo trixie
+}
+suite=$(root_suite "${KERNEL:-}")
+
 # The scripts that make the root, and so its key: a change to either makes a new one.
-root_inputs=("$top/scripts/buildroot.packages" "$top/scripts/buildroot.sh")
-# shellcheck disable=SC2034 # used by the scripts that source this
-root=$cache/root-$(key "${root_inputs[@]}")
+root_inputs=("$top"/scripts/root/{buildroot.packages,buildroot.sh,guest.packages})
+root=$cache/root-$suite-$(key "${root_inputs[@]}")
+
+# ARCH, this machine's unless it is set: `arch` is Debian's name for it, `machine` the compilers' and QEMU's, and
+# `image` what a kernel's build boots. If this machine is of another, `cross` is the prefix of the compilers and
+# `guest` the root of the virtual machine (cross.sh), else they are empty.
+case ${ARCH:-$(uname -m)} in
+amd64 | x86_64 | x86) arch=amd64 machine=x86_64 image=arch/x86/boot/bzImage ;;
+arm64 | aarch64) arch=arm64 machine=aarch64 image=arch/arm64/boot/Image ;;
+*) die "ARCH=${ARCH:-$(uname -m)} is not supported: set it to amd64 or arm64" ;;
+esac
+cross='' guest=''
+if [ "$machine" != "$(uname -m)" ]; then
+	cross=$machine-linux-gnu-
+	guest=$cache/guest-$arch-$(key "$top"/scripts/root/{cross.sh,guest.packages})
+fi
 
 # lock NAME: one process at a time past this point, until this one ends.
-# The descriptor is passed on: who is exec'ed, or outlives the script, holds the lock.
+# The descriptor is inherited: a process that is exec'ed, or that outlives the script, holds the lock.
 lock() {
 	mkdir -p "$cache" || die "cannot write to $cache: set XDG_CACHE_HOME to a directory that can be written"
 	exec {lock_fd}>"$cache/$1.lock"
@@ -35,14 +62,18 @@ lock() {
 # fresh_target: cargo goes by time stamps, and several checkouts share what it builds in the
 # cache. What it built of another tree must not pass for this one's.
 fresh_target() {
-	local sources made profile
-	mapfile -t sources < <(find "$top"/{Cargo.*,ipvs-watch,rust,selftests} -name '*.rs' -o -name 'Cargo.*' -o -path '*/src/bpf/*' | sort)
+	local sources made profile directory target
+	mapfile -t sources < <(find "$top"/{Cargo.*,Kbuild,ipvs-watch,rust,selftests} -name '*.rs' -o -name 'Cargo.*' -o -name Kbuild -o -path '*/ipvs-watch/*' -type f | sort)
 	made=$(key "${sources[@]}")
 	[ "$(cat "$cache/target/.made-from" 2>/dev/null)" != "$made" ] || return 0
-	# One profile at a time, as cargo will have it.
-	for profile in dev release; do
-		"$top/scripts/enter.sh" cargo clean --quiet --profile "$profile" \
-			-p bench -p harness -p host -p ipvs-watch
+	# One profile at a time, as cargo will have it. What was built for another architecture has a directory there.
+	for directory in "$cache/target/" "$cache"/target/*-linux-gnu; do
+		[ -d "$directory" ] || continue
+		target=${directory##*/}
+		for profile in dev release; do
+			"$top/scripts/root/enter.sh" cargo clean --quiet --profile "$profile" ${target:+--target "$target"} \
+				-p bench -p harness -p host -p ipvs-watch
+		done
 	done
 	mkdir -p "$cache/target"
 	echo "$made" >"$cache/target/.made-from"
@@ -85,6 +116,34 @@ show_life() {
 		line="${0##*/}: $((SECONDS - start)) s: $(tail -n 1 "$1" | tr -cd '[:print:]')"
 		printf '\r\033[K%s' "${line:0:$(tput cols 2>/dev/null || echo 80) - 1}" >&2
 	done
+}
+
+# side_by_side LOG FIRST SECOND: runs two functions at the same time, because much of a test is waiting for
+# a client's retransmission. Shows the output of FIRST as it comes and that of SECOND behind it, and
+# adds both to LOG. Fails if either does.
+side_by_side() {
+	local log=$1 status=0 second
+	"$3" >"$log.second" 2>&1 & second=$!
+	"$2" 2>&1 | tee -a "$log" || status=1
+	tail --pid=$second -n +1 -f "$log.second"
+	wait $second || status=1
+	cat "$log.second" >>"$log"
+	rm "$log.second"
+	return $status
+}
+
+# summarize LOG STATUS: prints 'N passed, N failed, N skipped' for the tests in LOG, and fails if any has. A
+# test that ended without a word, as STATUS tells, has failed too.
+summarize() {
+	local passed failed skipped
+	# cargo counts for itself, KTAP is counted here.
+	passed=$(awk '/^test result:/ { n += $4 } /^ok / && !/# SKIP/ { n++ } END { print n + 0 }' "$1")
+	failed=$(awk '/^test result:/ { n += $6 } /^not ok / || /^Bail out/ { n++ } END { print n + 0 }' "$1")
+	skipped=$(grep -c '^ok .*# SKIP' "$1" || true)
+	(($2 == 0 || failed > 0)) || failed=1
+	echo
+	echo "$passed passed, $failed failed, $skipped skipped"
+	((failed == 0))
 }
 
 failed() {
