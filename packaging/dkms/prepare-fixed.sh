@@ -10,4 +10,4 @@
 . "${0%/*}/common.sh"
 
 unpack_source source --wildcards '*/net/netfilter/ipvs' '*/Documentation/networking/ipvs-sysctl.rst'
-cat "patches/${source#linux-source-}"/000[1-9]-*.patch | patch -d source -p1
+cat "patches/${source#linux-source-}"/nf/000[1-9]-*.patch | patch -d source -p1
