@@ -2,6 +2,8 @@
 
 //! What a crowd does: a steady load, or one burst. Both are bounded and stop by themselves.
 
+use std::error::Error;
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -138,14 +140,24 @@ pub fn burst(mut crowd: Crowd, connections: u32, hold: Option<Duration>) -> anyh
     }
 }
 
+/// Some connections failed. The report, which is printed before, says so already.
+#[derive(Debug)]
+pub struct SomeFailed {
+    failed: u32,
+    opened: u32,
+}
+
+impl fmt::Display for SomeFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} connections failed", self.failed, self.opened)
+    }
+}
+
+impl Error for SomeFailed {}
+
 fn none_failed(crowd: &Crowd) -> anyhow::Result<()> {
-    let tally = crowd.tally();
-    ensure!(
-        tally.failed == 0,
-        "{} of {} connections failed",
-        tally.failed,
-        tally.opened
-    );
+    let &Tally { failed, opened, .. } = crowd.tally();
+    ensure!(failed == 0, SomeFailed { failed, opened });
     Ok(())
 }
 

@@ -599,6 +599,8 @@ fn play(role: Role) -> anyhow::Result<()> {
 }
 
 /// One process for many connections: where processes are slow to start, tests are not.
+///
+/// A line of input is answered by what it plays, or by an error, but never by both.
 fn console() -> anyhow::Result<()> {
     let mut line = String::new();
     // Standard input is not kept locked: `--pause` reads a line of it.
@@ -607,8 +609,12 @@ fn console() -> anyhow::Result<()> {
         let played = Cli::try_parse_from(words)
             .map_err(anyhow::Error::from)
             .and_then(|cli| play(cli.role));
-        if let Err(error) = played {
-            net::print_json(&json!({ "error": format!("{error:#}") }))?;
+        match played {
+            Err(error) if !error.is::<load::SomeFailed>() => {
+                net::print_json(&json!({ "error": format!("{error:#}") }))?;
+            }
+            // Whatever was played has printed its report.
+            _ => {}
         }
         line.clear();
     }

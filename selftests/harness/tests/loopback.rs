@@ -296,17 +296,20 @@ fn a_console_does_line_by_line_what_a_command_line_does() {
         assert_nothing_lost(&serde_json::from_str(&hear()).unwrap(), "fin");
     }
 
+    // Connections that fail are in the report, and no error follows it.
+    let nobody = free_addr();
+    for _ in 0..2 {
+        writeln!(tell, "burst --from 127.0.0.1 --to {nobody} --connections 2").unwrap();
+        assert!(hear().starts_with(r#"{"connections":0,"failed":2,"#));
+    }
+
     drop(tell);
     assert!(console.wait().unwrap().success());
 }
 
 #[test]
 fn without_a_first_connection_there_is_no_report() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let nobody = free_addr().to_string();
     let from = client_addr();
     let output = harness(&[
         "reconnect",
@@ -384,11 +387,7 @@ fn a_load_says_when_it_has_too_few_ports() {
 
 #[test]
 fn a_load_counts_connections_that_fail() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let nobody = free_addr().to_string();
     let output = harness(&[
         "load",
         "--to",
