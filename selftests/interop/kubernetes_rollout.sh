@@ -13,10 +13,11 @@
 #   patched   with the series in patches/
 #
 # The update adds a pod that is ready, and a second later tells an old one to go: the API has it no
-# more among the endpoints. It serves until kube-proxy has given it weight 0, and four seconds at least (its grace
-# period). Then it is killed and its address vanishes. Prints a line of JSON for each IPVS, and judges what the
-# client saw and where its connections went. Connections end by FIN, or by the server's RST; each is held for
-# 0.3 s, 20 at a time, which leaves kube-proxy its part of two emulated processors.
+# more among the endpoints. It serves until kube-proxy has given it weight 0, and four seconds at least. Then it
+# has ten more for the connections that it serves (its grace period), is killed, and its address vanishes. Prints a
+# line of JSON for each IPVS, and judges what the client saw and where its connections went. Connections end by
+# FIN, or by the server's RST; each is held for 0.3 s, 20 at a time, which leaves kube-proxy its part of two
+# emulated processors.
 #
 # KUBE_PROXY: kube-proxy
 # LEGACY, PATCHED: directories with such an ip_vs.ko; without one its columns are left out
@@ -69,6 +70,9 @@ drained() { pod_is "$1" 0 || pod_is "$1" none; }
 scaled() { pod_is 7 1 && pod_is 8 1 && pod_is 9 1; }
 pods_are_in() { synced 1 && pod_is 1 1 && pod_is 2 1 && pod_is 3 1; }
 
+# idle N: whether the pod has no connection any more.
+idle() { [ -z "$(in_ns "${pod_namespace[pods + $1]}" ss -Htn state established)" ]; }
+
 # add N: a new pod, not yet among the endpoints.
 add() { add_pod $((pods + $1)) --listen 0.0.0.0:80; }
 
@@ -85,6 +89,7 @@ replace()
 	wait_for 120 drained "$1" || bail_out "kube-proxy does not drain pod $1: $(ipvsadm -Ln) $(proxy_log)"
 	event drained "$1"
 	step $(($3 + 4))
+	wait_for 10 idle "$1"
 	remove_pod $((pods + $1))
 	event vanished "$1"
 }
