@@ -25,7 +25,7 @@ static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_s
 			     const struct nf_conn *ct, struct ip_vs_reuse_obstacles *to)
 {
 	const struct nf_conn_synproxy *synproxy = nfct_synproxy(ct);
-	const struct sock *sk = skb_to_full_sk(skb) ?: state->sk;
+	const struct sock *sk = sk_to_full_sk(skb->sk ?: state->sk);
 
 	/* ctnetlink adds the extension to each conntrack that it creates, but with isn 0 */
 	to->synproxy_syn = synproxy && synproxy->isn;
@@ -67,12 +67,16 @@ void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state 
 		read_obstacles_in(skb, state, ct, dir, to);
 }
 
-/* At LOCAL_IN: receives the packet again, without its previous route, socket and mark */
-static bool replay_in(struct sk_buff *skb)
+/*
+ * At LOCAL_IN: receives the packet again, without its previous route, socket and mark. Rules set the
+ * mark again; but that of a virtual service, which may have been set below skb->dev, stays.
+ */
+static bool replay_in(struct sk_buff *skb, u32 fwmark)
 {
 	skb_orphan(skb);
 	skb_dst_drop(skb);
-	skb->mark = 0;
+	if (skb->mark != fwmark)
+		skb->mark = 0;
 	return netif_rx(skb) == NET_RX_SUCCESS;
 }
 
@@ -94,17 +98,18 @@ static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 }
 
 /*
- * Receives or sends the packet again, without its conntrack. Returns false if the packet is lost.
- * After NF_DROP in @verdict the caller still owns the packet.
+ * Receives or sends the packet again, without its conntrack. @fwmark is the mark of its virtual
+ * service, or 0. Returns false if the packet is lost. After NF_DROP in @verdict the caller still owns
+ * the packet.
  */
-bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state,
+bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state, u32 fwmark,
 			unsigned int *verdict)
 {
 	nf_reset_ct(skb);
 	skb_init_secmark(skb);
 	*verdict = NF_STOLEN;
 	if (state->hook != NF_INET_LOCAL_OUT)
-		return replay_in(skb);
+		return replay_in(skb, fwmark);
 	if (this_cpu_read(ip_vs_reuse_depth)) {
 		*verdict = NF_DROP;
 		return false;

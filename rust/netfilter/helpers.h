@@ -24,7 +24,7 @@ struct ip_vs_reuse_obstacles {
 
 void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state *state,
 			      struct ip_vs_reuse_obstacles *to);
-bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state,
+bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state, u32 fwmark,
 			unsigned int *verdict);
 
 #endif /* _IP_VS_REUSE_NETFILTER_HELPERS_H */

@@ -221,17 +221,23 @@ impl<'a> ReplayablePacket<'a> {
     ///
     /// - At `LOCAL_IN` the packet goes to the receive queue of this CPU (`netif_rx()`), and from
     ///   there through tc, PRE_ROUTING, routing and LOCAL_IN again. Its mark is 0, as if a driver
-    ///   had received it.
+    ///   had received it, unless it is `fwmark`, by which IPVS finds the virtual service: that may
+    ///   have been set below the input device.
     /// - At `LOCAL_OUT` the packet passes LOCAL_OUT again before this function returns. There the
     ///   hook may meet it again, [nested](Obstacles::is_nested). A nested replay drops the packet.
-    pub fn replay(self) -> (Verdict<'a>, bool) {
+    pub fn replay(self, fwmark: u32) -> (Verdict<'a>, bool) {
         let mut verdict = bindings::NF_DROP;
         let Self(packet) = self;
         // SAFETY: Packet and state are valid by their invariants. The hook owns the packet and
         // gives it up here; `verdict` says whether C has taken it. Replays end: at LOCAL_IN by the
         // type's invariants, at LOCAL_OUT because C limits the depth.
         let queued = unsafe {
-            bindings::ip_vs_reuse_replay(packet.as_ptr(), packet.state.as_ptr(), &mut verdict)
+            bindings::ip_vs_reuse_replay(
+                packet.as_ptr(),
+                packet.state.as_ptr(),
+                fwmark,
+                &mut verdict,
+            )
         };
         (Verdict(verdict, PhantomData), queued)
     }

@@ -159,6 +159,12 @@ bridge_plain() { on_bridge 0 passes 'iifname front' saved "$nat"; }
 case_is bridge_plain_ipv6 "on a bridge without netfilter, IPv6"
 bridge_plain_ipv6() { on_bridge 0 passes 'iifname front' saved "$nat6"; }
 
+# A mark that the bridge's device would not get a second time.
+case_is bridge_tc_mark "on a bridge, a service by a mark that tc sets on its port"
+bridge_tc_mark() { on_bridge 0 on_ingress "passes 'meta mark 5' saved $marked" matchall action skbedit mark 5; }
+case_is bridge_tc_mark_ipv6 "on a bridge, a service by a mark that tc sets on its port, IPv6"
+bridge_tc_mark_ipv6() { on_bridge 0 on_ingress "passes 'meta mark 5' saved $marked6" matchall action skbedit mark 5; }
+
 # on_bridge NETFILTER COMMAND...
 on_bridge()
 {
