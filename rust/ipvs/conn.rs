@@ -139,6 +139,16 @@ impl Conn {
         Some(unsafe { Destination::from_raw(dest) })
     }
 
+    /// The firewall mark of the destination's virtual service (`vfwmark`), or 0.
+    #[inline]
+    pub(super) fn service_fwmark(&self) -> u32 {
+        self.destination().map_or(0, |dest| {
+            // SAFETY: The destination is valid by its type's invariants. IPVS sets the field once,
+            // before any entry can be bound to the destination.
+            unsafe { (*dest.as_ptr()).vfwmark }
+        })
+    }
+
     /// Clears `IP_VS_CONN_F_NFCT`, after the flow's conntrack was killed. Otherwise the entry's
     /// expiry, which looks up by tuple, would kill the next flow's conntrack. Any context.
     #[inline]

@@ -75,14 +75,6 @@ impl Destination {
         unsafe { atomic_load(svc, Relaxed) }.cast_const() == service
     }
 
-    /// The firewall mark of the virtual service that the destination was made for, or 0
-    /// (`vfwmark`).
-    #[inline]
-    pub(super) fn service_fwmark(&self) -> u32 {
-        // SAFETY: The destination is valid by the type's invariants. The field never changes.
-        unsafe { (*self.as_ptr()).vfwmark }
-    }
-
     /// The current weight. With weight 0 the destination keeps its connections and gets no new
     /// ones.
     #[inline]

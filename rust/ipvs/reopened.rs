@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
-use super::{Conn, Destination};
+use super::Conn;
 use crate::net::Transport;
 use crate::netfilter::{HookPacket, ReplayablePacket, Verdict};
 use kernel::sync::aref::ARef;
@@ -93,10 +93,7 @@ impl<'a> ReplayableFlow<'a> {
     /// that somebody still holds would stay for another minute.
     #[inline]
     pub fn replay(self) -> (Verdict<'a>, bool) {
-        let fwmark = self
-            .conn
-            .destination()
-            .map_or(0, Destination::service_fwmark);
+        let fwmark = self.conn.service_fwmark();
 
         drop(self.conn);
         self.packet.replay(fwmark)
