@@ -140,6 +140,36 @@ drained()
 	finish_update
 }
 
+# load: a client makes 80 connections through 40 ports, in four seconds. Adds to `connections`, `failed` and
+# `first_lost`.
+load()
+{
+	local said name
+
+	said=$(nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 --ports 21000-21039 --to "$to" \
+		--rate 20 --seconds 4 --connections 80 --hold 0s --end server-rst --timeout 5s 2>&1)
+	for name in opened failed first_lost; do
+		[[ $said =~ \"$name\":([0-9]+) ]] || bail_out "no report: $said"
+		printf -v "$name" %d $((${!name} + BASH_REMATCH[1]))
+	done
+}
+
+# load_until COMMAND...: for ten minutes at most.
+load_until()
+{
+	local since=$SECONDS
+
+	load
+	until "$@"; do
+		((SECONDS - since < 600)) || bail_out "$*: $(servers_in "$at") $(docker_log node1)"
+		load
+	done
+	load
+}
+
+# are_drained N: whether N tasks have weight 0.
+are_drained() { (($(servers_in "$at" 0 | wc -l) == $1)); }
+
 ##############################################################################
 # The cases
 
@@ -162,6 +192,36 @@ case_is mesh_rst_mode1 "published port, server's RST, conn_reuse_mode=1"
 mesh_rst_mode1() { rst_mode1 mesh; }
 case_is mesh_drained "published port, task ends while open"
 mesh_drained() { by mesh; drained; }
+# Docker replaces all tasks, and then adds one. With conn_reuse_mode=0 that one gets nothing through these ports,
+# with the module or without. It stays.
+case_is mesh_under_load "published port, an update and a scale-up under load"
+mesh_under_load()
+{
+	local opened=0 failed=0 first_lost=0
+
+	by mesh
+	note_counters
+	load
+	old=$(containers_of "node$nodes" web)
+	docker_on node1 service update --detach --force web >/dev/null || bail_out "no update: $(docker_log node1)"
+	load_until are_drained "$tasks"
+	# shellcheck disable=SC2086 # a list
+	docker_on "node$nodes" kill $old >/dev/null
+	load_until steady "$at" "$tasks"
+	tasks=$((tasks + 1))
+	docker_on node1 service scale --detach "web=$tasks" >/dev/null || bail_out "no scale-up: $(docker_log node1)"
+	load_until steady "$at" "$tasks"
+
+	((failed == 0)) || fault "$failed of $opened connections failed"
+	if [ "$half" = stock ]; then
+		((first_lost > 0)) || fault "the update should lose first packets"
+	else
+		((first_lost == 0)) || fault "$first_lost first packets lost"
+		count_replays
+		[[ $replayed = *replayed_tcp_drained* ]] || fault "the module has replayed: $replayed"
+	fi
+	found "$first_lost of $opened lost"
+}
 case_is vip_fin "virtual address, server's FIN: the same task again"
 vip_fin() { same_task vip fin TIME_WAIT; }
 case_is vip_rst "virtual address, server's RST: the same task again"
