@@ -71,7 +71,7 @@ scaled() { pod_is 7 1 && pod_is 8 1 && pod_is 9 1; }
 pods_are_in() { synced 1 && pod_is 1 1 && pod_is 2 1 && pod_is 3 1; }
 
 # idle N: whether the pod has no connection any more.
-idle() { [ -z "$(in_ns "${pod_namespace[pods + $1]}" ss -Htn state established)" ]; }
+idle() { [ -z "$(in_ns "${pod_namespace[$((pods + $1))]}" ss -Htn state established)" ]; }
 
 # add N: a new pod, not yet among the endpoints.
 add() { add_pod $((pods + $1)) --listen 0.0.0.0:80; }
