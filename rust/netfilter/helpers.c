@@ -68,8 +68,8 @@ void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state 
 }
 
 /*
- * At LOCAL_IN: receives the packet again, without its previous route, socket and mark. Rules set the
- * mark again; but that of a virtual service, which may have been set below skb->dev, stays.
+ * At LOCAL_IN: receives the packet again, without its previous route, socket and mark. Rules set
+ * the mark again; but that of a virtual service, which may have been set below skb->dev, stays.
  */
 static bool replay_in(struct sk_buff *skb, u32 fwmark)
 {
@@ -99,8 +99,8 @@ static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 
 /*
  * Receives or sends the packet again, without its conntrack. @fwmark is the mark of its virtual
- * service, or 0. Returns false if the packet is lost. After NF_DROP in @verdict the caller still owns
- * the packet.
+ * service, or 0. Returns false if the packet is lost. After NF_DROP in @verdict the caller still
+ * owns the packet.
  */
 bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state, u32 fwmark,
 			unsigned int *verdict)
