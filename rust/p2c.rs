@@ -115,7 +115,8 @@ impl DestinationTable {
                 let new = index.place_of(address_of(dest));
                 if let Some(since) = new.and_then(|new| self.since.get_mut(new)) {
                     // It had weight before slow start was turned on, if the old table has no time.
-                    *since = old.since.get(place).copied().unwrap_or(i64::MIN);
+                    // A destination that is there twice has had it since the earlier time.
+                    *since = (*since).min(old.since.get(place).copied().unwrap_or(i64::MIN));
                 }
             }
         }

@@ -67,8 +67,8 @@ pub trait Scheduler: Sized + 'static {
     ///
     /// A workqueue calls it soon after the first change. May sleep. No mutex is held: if
     /// destinations change meanwhile, it is called again. Calls for one service never overlap and
-    /// are a grace period apart, so at most one value that an earlier call has retired is still to
-    /// be freed. After an error it is called again a second later.
+    /// are a grace period apart, so what earlier calls have retired does not pile up. After an error
+    /// it is called again a second later.
     ///
     /// It must not wait for the mutex of the services: IPVS waits for this to return while it holds
     /// that mutex.
@@ -173,12 +173,13 @@ impl<T: Scheduler> Adapter<T> {
     unsafe extern "C" fn done_callback(svc: *mut bindings::ip_vs_service) {
         // SAFETY: IPVS passes a valid service that uses this scheduler, and holds the mutex of the
         // services.
-        let work = unsafe { Self::work(svc) };
-        work.stop();
+        unsafe { Self::work(svc) }.stop();
+        // SAFETY: The service is valid, and the field is written under the mutex only.
+        let work: *mut Work<ScheduledService<T>> = unsafe { (*svc).sched_data }.cast();
         // SAFETY: `init_callback` set the pointer, from `RcuBox::into_raw`.
         // `ip_vs_unbind_scheduler()` calls this once, after it has hidden the scheduler from new
         // packets. The others are in RCU read-side critical sections, and the work has ended.
-        drop(unsafe { Retired::from_raw(ptr::from_ref(work).cast_mut()) });
+        drop(unsafe { Retired::from_raw(work) });
     }
 
     /// Called after a destination was added, deleted or edited.

@@ -73,8 +73,8 @@ impl Service {
         flags & bindings::IP_VS_SVC_F_SCHED1 != 0
     }
 
-    /// The destinations, newest first. A destination that is added or deleted meanwhile may or may
-    /// not be among them.
+    /// The destinations, newest first. A destination that is added or deleted meanwhile may be
+    /// missing; one that is deleted and added again may be there twice, and others missing.
     pub fn destinations<'a>(&'a self, _guard: &'a Guard) -> impl Iterator<Item = &'a Destination> {
         let service = self.as_ptr();
         // SAFETY: The service is valid by the type's invariants; only the address is taken.

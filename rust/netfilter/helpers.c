@@ -85,13 +85,17 @@ static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	int err;
 
-	local_bh_disable();	/* a softirq's packet must not see this depth */
-	__this_cpu_inc(ip_vs_reuse_depth);
+	/*
+	 * Another packet of this CPU must not see this depth. With PREEMPT_RT it may, if its task
+	 * preempts this one: it is left to IPVS then.
+	 */
+	local_bh_disable();
+	this_cpu_inc(ip_vs_reuse_depth);
 	if (state->pf == NFPROTO_IPV6)
 		err = ip6_local_out(state->net, state->sk, skb);
 	else
 		err = ip_local_out(state->net, state->sk, skb);
-	__this_cpu_dec(ip_vs_reuse_depth);
+	this_cpu_dec(ip_vs_reuse_depth);
 	local_bh_enable();
 
 	return err > 0 ? net_xmit_errno(err) : err;
