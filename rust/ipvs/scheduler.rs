@@ -67,8 +67,8 @@ pub trait Scheduler: Sized + 'static {
     ///
     /// A workqueue calls it soon after the first change. May sleep. No mutex is held: if
     /// destinations change meanwhile, it is called again. Calls for one service never overlap and
-    /// are a grace period apart, so what earlier calls have retired does not pile up. After an error
-    /// it is called again a second later.
+    /// are a grace period apart, so what earlier calls have retired does not pile up. After an
+    /// error it is called again a second later.
     ///
     /// It must not wait for the mutex of the services: IPVS waits for this to return while it holds
     /// that mutex.

@@ -101,8 +101,8 @@ impl<H: Hook> HookOps<H> {
             pf: family.number(),
             hooknum,
             priority,
-            // SAFETY: The other fields are integers, null pointers, and an RCU head and a list entry
-            // that only nf_tables uses. Zeroes are valid for all of them.
+            // SAFETY: The other fields are integers, null pointers, and an RCU head and a list
+            // entry that only nf_tables uses. Zeroes are valid for all of them.
             ..unsafe { MaybeUninit::zeroed().assume_init() }
         }
     }
