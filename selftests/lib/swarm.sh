@@ -173,10 +173,14 @@ hold()
 	nsenter --net="$found_namespace" sleep infinity &
 	holder[$1]=$!
 	harness_pids+=($!)
+	wait_for 60 is_in "$!" "$found_namespace" || bail_out "no process gets into $found_namespace"
 }
 
-# one_of PATTERN: sets `found_namespace`, if there is one.
-one_of() { found_namespace=$(compgen -G "$1"); }
+# is_in PID NAMESPACE: whether the process has entered it. Until then it is in the one of its parent.
+is_in() { [ "/proc/$1/ns/net" -ef "$2" ]; }
+
+# one_of PATTERN: sets `found_namespace`, if there is one. Docker makes an empty file first.
+one_of() { found_namespace=$(compgen -G "$1") && [ "$(stat --file-system --format %T "$found_namespace")" = nsfs ]; }
 
 # hold_director NAME PATTERN: likewise, one that IPVS is in. Where Docker has the machine's own network namespace,
 # those that it makes forward packets as that one does.
