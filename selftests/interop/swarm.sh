@@ -42,7 +42,7 @@ setup()
 	else
 		where=()
 	fi
-	create_service web "$tasks" --publish 30080:80 --update-parallelism 0 "${where[@]}" -- sh -c "$serve"
+	create_service web "$tasks" --publish 30080:80 --update-parallelism 0 "${listens[@]}" "${where[@]}" -- sh -c "$serve"
 	create_service peer 1 --endpoint-mode dnsrr --constraint node.role==manager -- sleep infinity
 	hold_director mesh ingress_sbox
 	hold_director vip 'lb_*'

@@ -150,6 +150,11 @@ grace=90
 # shellcheck disable=SC2016,SC2034 # for the shell in the container; for the scripts
 serve='exec harness serve --listen 0.0.0.0:80 --name "$(ip -o -4 address | grep -o "10[.]20[.]0[.][0-9]*" | head -n 1)"'
 
+# Without a health check Docker gives a task connections before it listens, and they are refused.
+# shellcheck disable=SC2034 # for the scripts
+listens=(--health-cmd "grep -q ' 00000000:0050 00000000:0000 0A ' /proc/net/tcp" --health-timeout 60s
+	--health-start-period 300s --health-start-interval 2s --health-interval 600s)
+
 # create_service NAME N OPTIONS... -- COMMAND...
 create_service()
 {
