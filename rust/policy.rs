@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decides whether to replay a packet that IPVS would drop because of its old conntrack.
+//! Decides whether IPVS would drop a packet because of its old conntrack. Then it may be replayed.
 //!
 //! This is the decision of `ip_vs_in_hook()`
 //! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) about a packet

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Replays packets that IPVS would drop because they carry the conntrack of an older flow.
+//! Replays packets that IPVS would drop because they carry the conntrack of an older flow. The
+//! call into the network stack is in `netfilter/helpers.c`.
 //!
 //! A client reuses a port while IPVS still has the entry of the old flow. If IPVS reschedules the
 //! flow and the packet has a confirmed conntrack, `ip_vs_in_hook()` drops the packet: a confirmed

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Netfilter hooks at LOCAL_IN and LOCAL_OUT, for IPv4 and IPv6. For a stock kernel only.
+//! The abstraction of netfilter hooks at LOCAL_IN and LOCAL_OUT, for IPv4 and IPv6. For a stock
+//! kernel only.
 //!
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
