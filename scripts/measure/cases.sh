@@ -26,14 +26,13 @@ table() {
 }
 
 table hostile <"$log" >"$new/1"
-table bad_input <"$log" >"$new/2"
-table paths <"$log" >"$new/3"
-say "running make compare (ten minutes)"
-"$top/scripts/measure/compare.sh" >"$cache/log/compare.log"
-table tencent <"$cache/log/compare.log" >"$new/4"
+table paths <"$log" >"$new/2"
+say "running make compare (four minutes)"
+make -s -C "$top" compare >"$cache/log/compare.log"
+table tencent <"$cache/log/compare.log" >"$new/3"
 
 awk -v new="$new" '
-	/^```/ { inside = !inside; print; if (inside) while ((getline line < (new "/" ++n)) > 0) print line; next }
+	/^```/ { inside = !inside; print; if (inside) { n++; while ((getline line < (new "/" n)) > 0) print line } next }
 	!inside' "$page" >"$new/page"
-[ "$(grep -c '^```$' "$new/page")" = 8 ] || die "$page does not have four tables"
+[ "$(grep -c '^```$' "$new/page")" = 6 ] || die "$page does not have three tables"
 cp "$new/page" "$page"
