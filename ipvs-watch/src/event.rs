@@ -488,16 +488,8 @@ mod tests {
         assert_eq!(
             event,
             Event {
-                what: What::Drop,
                 monotonic: 1_000_000_007,
-                netns: 4_026_532_008,
-                protocol: "TCP".into(),
-                client: "10.0.0.2:20001".parse().unwrap(),
-                virtual_service: "10.9.0.1:80".parse().unwrap(),
-                server: Some("10.2.1.2:80".parse().unwrap()),
-                ipvs_state: Some("CLOSE".into()),
-                conntrack_state: Some("CLOSE".into()),
-                reason: Reason::Closed,
+                ..Event::closed()
             }
         );
     }

@@ -49,8 +49,6 @@ setup()
 	for at in mesh vip; do
 		wait_for 600 steady "$at" "$tasks" || bail_out "the tasks do not come up: $(docker_log node1)"
 	done
-	wait_for 600 mesh_answers || bail_out "nobody answers at $published: $(servers_in mesh) $(docker_log node1)" \
-		"$(iptables-save -t nat | grep 30080)" "$(in_held mesh iptables-save | grep 30080)"
 	wait_for 600 peer_is_up || bail_out "the client's task does not come up: $(docker_log node1)"
 	address_of+=([peer]=$(of_peer .NetworkSettings.Networks.mesh.IPAddress))
 	service=$(docker_on node1 service inspect web --format '{{range .Endpoint.VirtualIPs}}{{println .Addr}}{{end}}' |
@@ -59,13 +57,6 @@ setup()
 	key=$(of_peer .NetworkSettings.SandboxKey)
 	hold peer "${key##*/}"
 	start_console peer nsenter --target "${holder[peer]}" --net --
-}
-
-# IPVS knows a task before Docker has linked it to the network.
-mesh_answers()
-{
-	nsenter --net="/run/netns/$client" -- "$harness" burst --from 10.0.0.2 --ports 19000-19999 --to "$published" \
-		--connections 1 --hold 0s --end fin --timeout 2s >/dev/null 2>&1
 }
 
 containers_of() { docker_on "$1" ps --quiet --filter "label=com.docker.swarm.service.name=$2"; }
@@ -89,20 +80,32 @@ by()
 # set_mode MODE: for conn_reuse_mode.
 set_mode() { in_held "$at" sh -c "echo $1 >/proc/sys/net/ipv4/vs/conn_reuse_mode"; }
 
+# Begins a rolling update: all tasks are replaced.
+begin_update()
+{
+	old=$(containers_of "node$nodes" web)
+	docker_on node1 service update --detach --force web >/dev/null || bail_out "no update: $(docker_log node1)"
+}
+
+# The old tasks are killed, as at the end of their grace period.
+end_old_tasks()
+{
+	# shellcheck disable=SC2086 # a list
+	docker_on "node$nodes" kill $old >/dev/null
+}
+
 # update: a rolling update. Returns when the server of the first connection has weight 0.
 update()
 {
 	server=$(server_of_entry)
-	old=$(containers_of "node$nodes" web)
-	docker_on node1 service update --detach --force web >/dev/null || bail_out "no update: $(docker_log node1)"
+	begin_update
 	wait_for 600 weight_is 0 || fault "Docker does not drain $server: $(servers_in "$at")"
 }
 
-# finish_update: the old tasks are killed, as at the end of their grace period, and IPVS has forgotten them.
+# finish_update: the old tasks have ended, and IPVS has forgotten them.
 finish_update()
 {
-	# shellcheck disable=SC2086 # a list
-	docker_on "node$nodes" kill $old >/dev/null
+	end_old_tasks
 	wait_for 600 steady "$at" "$tasks" || bail_out "the update does not end: $(servers_in "$at")"
 }
 
@@ -149,13 +152,13 @@ drained()
 	finish_update
 }
 
-# load: a client makes 80 connections through 40 ports, in eight seconds. Adds to `connections`, `failed` and
+# load: a client makes 80 connections through 40 ports, in eight seconds. Adds to `opened`, `failed` and
 # `first_lost`.
 load()
 {
 	local said name
 
-	said=$(nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 --ports 21000-21039 --to "$to" \
+	said=$(in_ns "$client" "$harness" load --from 10.0.0.2 --ports 21000-21039 --to "$to" \
 		--rate 10 --seconds 8 --connections 80 --hold 0s --end server-rst --timeout 5s 2>>"$tmp/errors")
 	for name in opened failed first_lost; do
 		[[ $said =~ \"$name\":([0-9]+) ]] || bail_out "no report: $said $(<"$tmp/errors")"
@@ -213,11 +216,9 @@ mesh_under_load()
 	note_counters
 	: >"$tmp/errors"
 	load
-	old=$(containers_of "node$nodes" web)
-	docker_on node1 service update --detach --force web >/dev/null || bail_out "no update: $(docker_log node1)"
+	begin_update
 	load_until are_drained "$tasks"
-	# shellcheck disable=SC2086 # a list
-	docker_on "node$nodes" kill $old >/dev/null
+	end_old_tasks
 	load_until steady "$at" "$tasks"
 	tasks=$((tasks + 1))
 	docker_on node1 service scale --detach "web=$tasks" >/dev/null || bail_out "no scale-up: $(docker_log node1)"

@@ -229,10 +229,6 @@ weight_is()
 	fi
 }
 
-# wait_for SECONDS COMMAND...: as busywait, but leaves the processors to others.
-wait_for() { busywait $(($1 * 1000)) holds_or_sleep "${@:2}"; }
-holds_or_sleep() { "$@" || { sleep 0.1; false; }; }
-
 # synced N: whether kube-proxy runs in ipvs mode (it takes iptables if it finds a module missing) and has
 # synchronized everything N times.
 synced()

@@ -304,6 +304,10 @@ busywait()
 	done
 }
 
+# wait_for SECONDS COMMAND...: as busywait, but leaves the processors to others.
+wait_for() { busywait $(($1 * 1000)) holds_or_sleep "${@:2}"; }
+holds_or_sleep() { "$@" || { sleep 0.1; false; }; }
+
 ##############################################################################
 # The kernel's log
 

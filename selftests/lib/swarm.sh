@@ -29,10 +29,6 @@ need_swarm()
 		xt_ipvs xt_mark xt_nat
 }
 
-# wait_for SECONDS COMMAND...: as busywait, but leaves the processors to others.
-wait_for() { busywait $(($1 * 1000)) holds_or_sleep "${@:2}"; }
-holds_or_sleep() { "$@" || { sleep 0.2; false; }; }
-
 ##############################################################################
 # Nodes
 
