@@ -2,9 +2,9 @@
 
 //! Keeps IPVS from losing the first packet when a client reuses a port, and adds the scheduler p2c.
 //!
-//! - [`flows`] is where packets that reopen a flow enter the module.
-//! - [`policy`] decides which of them are replayed.
-//! - [`replay`] replays them, and counts the outcome in [`counters`].
+//! - [`flows`], on a stock kernel `hooks.rs`, is where packets that reopen a flow enter the module.
+//! - [`policy`] decides whether IPVS would drop the packet. Only then is it replayed.
+//! - [`replay`] replays it, if nothing prevents that, and counts the outcome in [`counters`].
 //! - [`p2c`] is the scheduler, and [`sampler`] and [`slow_start`] its arithmetic.
 //!
 //! They contain no unsafe code. All unsafe code is in the abstractions over C code:

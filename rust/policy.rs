@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decides whether IPVS would drop a packet because of its old conntrack. Then it may be replayed.
+//! Decides whether IPVS would drop a packet because of its old conntrack. Then the packet is
+//! replayed, unless `obstacle()` in `replay.rs` finds a reason against that.
 //!
 //! This is the decision of `ip_vs_in_hook()`
 //! ([`net/netfilter/ipvs/ip_vs_core.c`](srctree/net/netfilter/ipvs/ip_vs_core.c)) about a packet

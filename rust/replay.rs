@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Replays packets that IPVS would drop because they carry the conntrack of an older flow. The
-//! call into the network stack is in `netfilter/helpers.c`.
+//! Replays packets that IPVS would drop because they carry the conntrack of an older flow:
+//! `first_packet()` knows the packets that open a flow, for each protocol; [`policy`] decides;
+//! `obstacle()` finds what prevents a replay. The call into the network stack is in
+//! `netfilter/helpers.c`.
 //!
 //! A client reuses a port while IPVS still has the entry of the old flow. If IPVS reschedules the
 //! flow and the packet has a confirmed conntrack, `ip_vs_in_hook()` drops the packet: a confirmed
@@ -57,10 +59,9 @@ pub fn first_packet(packet: &Packet, transport: Transport) -> Option<FirstPacket
             .filter(|[flags]| Transport::is_syn(*flags))
             .map(|_| FirstPacket::TcpSyn),
         Transport::SCTP => {
-            const INIT: u8 = 1;
-            let first_chunk = transport.offset.checked_add(12)?;
+            let first_chunk = transport.offset.checked_add(Transport::SCTP_FIRST_CHUNK)?;
 
-            (packet.read(first_chunk)? == [INIT]).then_some(FirstPacket::SctpInit)
+            (packet.read(first_chunk)? == [Transport::SCTP_INIT]).then_some(FirstPacket::SctpInit)
         }
         Transport::UDP => Some(FirstPacket::UdpDatagram),
         _ => None,

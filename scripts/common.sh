@@ -2,7 +2,8 @@
 # shellcheck shell=bash disable=SC2034 # the scripts that source this use the variables
 #
 # What the scripts share: messages, the cache, locks, and how a step is run.
-# Sourced, not run. Sets `top` (the checkout), `cache`, `root` (the build root), and what an architecture is called.
+# Sourced, not run. Sets `top` (the checkout), `cache`, `root` (the build root), and the names that each
+# architecture has: to add one, start here.
 
 set -euo pipefail
 

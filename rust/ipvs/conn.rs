@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connection entries.
+//! Connection entries, and the states that each protocol has for them.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The transport protocols that the module handles, and the offsets of the fields that it reads.
+//! The transport protocols that the module handles, and the offsets of the fields that it reads. To
+//! add one, start here.
 //!
 //! C headers: [`include/uapi/linux/in.h`](srctree/include/uapi/linux/in.h),
 //! [`include/net/tcp.h`](srctree/include/net/tcp.h)
@@ -26,6 +27,12 @@ impl Transport {
 
     /// The offset in bytes of the flags in a TCP header.
     pub const TCP_FLAGS: u32 = 13;
+
+    /// The offset in bytes of the first chunk's type in an SCTP packet.
+    pub const SCTP_FIRST_CHUNK: u32 = 12;
+
+    /// The type of the chunk that opens an SCTP association.
+    pub const SCTP_INIT: u8 = 1;
 
     /// Whether these TCP flags have SYN, and neither ACK nor RST nor FIN.
     #[inline]

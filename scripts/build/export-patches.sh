@@ -42,11 +42,12 @@ files_of() {
 
 # Leaves out modules that are not in the list `modules`, with their attributes, and the conditions
 # under which there are others: a line that declares, uses or calls one, a field that is named for
-# one, and the line about one in a list in the documentation.
+# one, and the line about one in a list in the documentation. Nor is a file for a stock kernel named there.
 cat >/tmp/names.awk <<'EOF'
 BEGIN { split(modules, list); for (i in list) there[list[i]] }
 /^#\[cfg(_attr)?\((not\()?(IP_VS_FLOW_OPS|LINUX_7_2)/ { next }
 /^ *#\[/ { held = held $0 "\n"; next }
+{ sub(/, on a stock kernel `hooks.rs`,/, "") }
 {
 	name = ""
 	if (match($0, /^(pub )?mod [a-z0-9_]+;/) || match($0, /^pub use self::[a-z0-9_]+/) ||

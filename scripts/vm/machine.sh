@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What boot.sh and boot-kdir.sh share: how virtme-ng runs a command, and what must not be in the kernel's log.
+# What boot.sh and boot-kdir.sh share: the virtual machine of each architecture, how virtme-ng runs a command
+# in it, and what must not be in the kernel's log.
 # Sourced after common.sh, not run.
 # shellcheck disable=SC2154 # arch, cross and machine are common.sh's
 

@@ -2,6 +2,8 @@
 # shellcheck shell=bash
 #
 # Shared by the scripts that test reused ports case by case. Sourced, not run, in place of lib.sh.
+# To add a case, declare a function with `case_is` in the script of its topic in selftests/reuse/, or with
+# `module_case_is` if it tests the module itself. A new script goes into the list in selftests/run.sh.
 #
 # A case is two connections from one client port, with an event between them. It runs twice. On the
 # stock kernel the first packet of the second connection must be lost if the case expects that, and
@@ -10,10 +12,8 @@
 # ipvs-watch, which sees IPVS drop the packet. An IPVS that replays packets itself (patches/) must
 # meet the same requirements without the module.
 #
-# To add a case, declare a function with `case_is`, or with `module_case_is` if it tests the module
-# itself. A script also has a function `setup`, which makes the director's services between
-# begin_director and start_traffic. It ends with `run_both_halves "$@"`, whose arguments are names of
-# cases.
+# A script also has a function `setup`, which makes the director's services between begin_director and
+# start_traffic. It ends with `run_both_halves "$@"`, whose arguments are names of cases.
 #
 # MODULE:  the module to insert; without it only the first half runs
 # IPVS:    set if the IPVS that is loaded is a patched one
