@@ -166,8 +166,8 @@ fn obstacle(obstacles: &Obstacles) -> Option<Event> {
         (obstacles.has_ip_options, Event::LeftOptions),
         // `frag_max_size`, which limits the size of fragments on output, would be lost.
         (obstacles.exceeds_frag_max_size, Event::LeftFragments),
-        // A replay would pass only the rules for the VRF device. The zone was set by rules for its
-        // slave, which would not run again.
+        // Its flow passes PRE_ROUTING twice, and may have a second conntrack, in another zone. The
+        // expiry of the entry has to kill that.
         (obstacles.has_zone_in_vrf, Event::LeftVrfZone),
         // A rule may have set the mark for the old flow, and routing has used it.
         (obstacles.differs_from_socket_mark, Event::LeftMarked),

@@ -33,11 +33,25 @@ static void read_obstacles_out(const struct sk_buff *skb, const struct nf_hook_s
 	to->nested = this_cpu_read(ip_vs_reuse_depth);
 }
 
+/*
+ * At LOCAL_IN: the device that received the packet. That is not skb->dev if a VRF has taken the
+ * packet from there. NULL if the device is gone.
+ */
+static struct net_device *input_device(const struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	int slave = state->pf == NFPROTO_IPV6 ? inet6_sdif(skb) : inet_sdif(skb);
+
+	return slave ? dev_get_by_index_rcu(state->net, slave) : skb->dev;
+}
+
 static void read_obstacles_in(const struct sk_buff *skb, const struct nf_hook_state *state,
 			    const struct nf_conn *ct, enum ip_conntrack_dir dir,
 			    struct ip_vs_reuse_obstacles *to)
 {
-	to->from_loopback = skb->dev->flags & IFF_LOOPBACK;
+	const struct net_device *dev = input_device(skb, state);
+
+	/* A VRF is the loopback device of its own traffic */
+	to->from_loopback = !dev || (dev->flags & IFF_LOOPBACK) || netif_is_l3_master(dev);
 	to->zone_in_vrf = netif_is_l3_master(skb->dev) &&
 			  nf_ct_zone_id(nf_ct_zone(ct), dir) != NF_CT_DEFAULT_ZONE_ID;
 	if (state->pf == NFPROTO_IPV4) {
@@ -69,10 +83,11 @@ void ip_vs_reuse_read_obstacles(struct sk_buff *skb, const struct nf_hook_state 
 
 /*
  * At LOCAL_IN: receives the packet again, without its previous route, socket and mark. Rules set
- * the mark again; but that of a virtual service, which may have been set below skb->dev, stays.
+ * the mark again; but that of a virtual service, which may have been set below the device, stays.
  */
-static bool replay_in(struct sk_buff *skb, u32 fwmark)
+static bool replay_in(struct sk_buff *skb, const struct nf_hook_state *state, u32 fwmark)
 {
+	skb->dev = input_device(skb, state) ?: skb->dev;
 	skb_orphan(skb);
 	skb_dst_drop(skb);
 	if (skb->mark != fwmark)
@@ -113,7 +128,7 @@ bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state, 
 	skb_init_secmark(skb);
 	*verdict = NF_STOLEN;
 	if (state->hook != NF_INET_LOCAL_OUT)
-		return replay_in(skb, fwmark);
+		return replay_in(skb, state, fwmark);
 	if (this_cpu_read(ip_vs_reuse_depth)) {
 		*verdict = NF_DROP;
 		return false;

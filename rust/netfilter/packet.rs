@@ -65,7 +65,8 @@ pub struct Obstacles {
     pub is_translated: bool,
     /// It is the SYN that SYNPROXY sends to the server.
     pub is_synproxy_syn: bool,
-    /// It was received on the loopback device.
+    /// It was received on the loopback device, or on that of a VRF, the VRF device. Or the device
+    /// that received it is gone.
     pub is_from_loopback: bool,
     /// It has IPv4 options or IPv6 hop-by-hop options, which routers may change.
     pub has_ip_options: bool,
@@ -220,9 +221,10 @@ impl<'a> ReplayablePacket<'a> {
     /// the receive queue was full and the packet is lost.
     ///
     /// - At `LOCAL_IN` the packet goes to the receive queue of this CPU (`netif_rx()`), and from
-    ///   there through tc, PRE_ROUTING, routing and LOCAL_IN again. Its mark is 0, as if a driver
-    ///   had received it, unless it is `fwmark`, by which IPVS finds the virtual service: that may
-    ///   have been set below the input device.
+    ///   there through tc, PRE_ROUTING, routing and LOCAL_IN again. If it came through a VRF it
+    ///   starts at the VRF's slave. Its mark is 0, as if a driver had received it, unless it is
+    ///   `fwmark`, by which IPVS finds the virtual service: that may have been set below the
+    ///   device.
     /// - At `LOCAL_OUT` the packet passes LOCAL_OUT again before this function returns. There the
     ///   hook may meet it again, [nested](Obstacles::is_nested). A nested replay drops the packet.
     pub fn replay(self, fwmark: u32) -> (Verdict<'a>, bool) {
