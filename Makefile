@@ -115,7 +115,7 @@ docs: kernel
 	$(Q)scripts/build/docs.sh
 patches-check: kernel
 	$(Q)scripts/check/patches.sh
-	$(Q)for series in $$(awk '$$5 == "ip_vs" { print $$1 }' scripts/kernel/supported); do \
+	$(Q)for series in $$(awk -F '\t' '$$5 == "ip_vs" { print $$1 }' scripts/kernel/supported); do \
 		KERNEL=$$series scripts/check/patches.sh || exit; done
 	$(Q)scripts/check/patches-compilers.sh
 	$(Q)IPVS=patched VM_TIMEOUT=2700 scripts/vm/in-vm.sh selftests/run.sh cases reuse/matrix.sh

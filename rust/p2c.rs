@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scheduler `p2c`: weighted power of two choices, in constant time.
+//! The scheduler `p2c`: weighted power of two choices, in constant time. How to add another one is
+//! in `ipvs/scheduler.rs`.
 //!
 //! It draws two destinations at random, in proportion to weight. The one with fewer active
 //! connections per weight gets the connection; if neither has any, the one with fewer entries of

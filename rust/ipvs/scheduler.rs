@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Schedulers: they choose the destination of a new connection. To add one, implement [`Scheduler`]
-//! in a module of its own, because a module can register one only.
+//! in a module of its own: a module can register one only, as the last step of its initialization.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 

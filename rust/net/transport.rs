@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The transport protocols that the module handles, and the offsets of the fields that it reads. To
-//! add one, start here.
+//! add one, start here; next come `replay.rs`, `policy.rs` and `ipvs/conn.rs`.
 //!
 //! C headers: [`include/uapi/linux/in.h`](srctree/include/uapi/linux/in.h),
 //! [`include/net/tcp.h`](srctree/include/net/tcp.h)

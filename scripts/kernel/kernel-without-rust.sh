@@ -33,7 +33,7 @@ esac
 
 # The suite of the Debian release that has kernels of this series.
 series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$1" || true)
-suite=$(awk -v series="$series" '$1 == series && $5 == "ip_vs" { print $2 }' "$(dirname "$0")/supported")
+suite=$(awk -F '\t' -v series="$series" '$1 == series && $5 == "ip_vs" { print $2 }' "$(dirname "$0")/supported")
 [ -n "$suite" ] ||
 	die "this is for kernels without Rust (scripts/kernel/supported), not '$1'; one with Rust takes the module: 'make module KERNEL=$1'"
 

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # What boot.sh and boot-kdir.sh share: the virtual machine of each architecture, how virtme-ng runs a command
-# in it, and what must not be in the kernel's log.
+# in it, and what must not be in the kernel's log. To add an architecture, start in common.sh.
 # Sourced after common.sh, not run.
 # shellcheck disable=SC2154 # arch, cross and machine are common.sh's
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scheduler `rs_rr`, round robin: a second user of the scheduler abstraction. For the tests
-//! only.
+//! The scheduler `rs_rr`, round robin: a second user of the scheduler abstraction, for the tests
+//! only. A template for another scheduler; CONTRIBUTING.md says what else one needs.
 
 #[path = "../../rust/base/mod.rs"]
 pub mod base;
