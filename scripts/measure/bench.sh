@@ -7,8 +7,8 @@
 # its pictures, the raw data (*.jsonl) and environment.json to FOLDER in the checkout (build/bench, or
 # build/bench-quick). --quick uses fewer rounds and sizes, and takes less than ten minutes.
 #
-# BENCH: the benchmarks to run ("storm rollout price scheduler balance directors queues scale"), and also
-#        kubernetes, the rolling update with kube-proxy itself; FOLDER keeps earlier results of the others
+# BENCH: the benchmarks to run ("storm rollout price scheduler balance slow_start directors queues scale"), and
+#        also kubernetes, the rolling update with kube-proxy itself; FOLDER keeps earlier results of the others
 # ENTRIES: number of IPVS entries for `scale` (1000000; a VM has 2 GB)
 
 # shellcheck source=scripts/common.sh
@@ -41,7 +41,7 @@ program() (
 measure() {
 	local name=$1 start=$SECONDS log=$cache/log/bench-$1.log
 	shift
-	case " ${BENCH:-storm rollout price scheduler balance directors queues scale} " in
+	case " ${BENCH:-storm rollout price scheduler balance slow_start directors queues scale} " in
 	*" $name "*) ;;
 	*) return 0 ;;
 	esac
@@ -77,6 +77,7 @@ else
 	measure price in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 JSON=yes ROUNDS=5 bench/price.sh
 	measure scheduler in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/scheduler.sh
 	measure balance in_vm VM_ICOUNT=yes VM_TIMEOUT=3600 ROUNDS=3 bench/balance.sh
+	measure slow_start in_vm bench/slow_start.sh
 	measure directors program simulate
 	measure queues program queues
 	measure kubernetes kubernetes
@@ -84,8 +85,8 @@ else
 fi
 
 # What is to be compared by a few percent is measured where the clock counts instructions: noise
-# does not reach it, nor does what others do on this machine. The rollouts have real time and two
-# processors.
+# does not reach it, nor does what others do on this machine. The rollouts and the slow start have real time
+# and two processors.
 # KVM is used where a trial has shown that a guest runs (boot.sh).
 machine="software emulation"
 [ "$(cat "$cache/kvm-$(cat /proc/sys/kernel/random/boot_id)" 2>/dev/null)" != yes ] || machine=KVM
@@ -94,7 +95,7 @@ cd "$top/$folder"
 cat >environment.json <<END
 {
   "kernel": "$release",
-  "machine": "QEMU; rollout and kubernetes: $machine, two processors; all else: emulation, one processor, whose clock counts instructions, 2 ns each",
+  "machine": "QEMU; rollout, slow start and kubernetes: $machine, two processors; all else: emulation, one processor, whose clock counts instructions, 2 ns each",
   "host": "$(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)",
   "rounds": "$([ -n "$quick" ] && echo 1 || echo "price: 5; kubernetes: 1; all else: 3")",
   "date": "$(date -u +%Y-%m-%d)",

@@ -172,6 +172,41 @@ look()
 	return 1
 }
 
+# send_datagrams ADDR:PORT: sends as many as `datagrams` says, of which each is a flow (-o). No more at
+# once than a processor's receive queue takes (net.core.netdev_max_backlog).
+datagrams=2000
+send_datagrams()
+{
+	ipvsadm -Z -u "$1"
+	for _ in {1..5}; do
+		"${as_client[@]}" datagrams --from "$(client_of "$1"):5353" --to "$1" --count $((datagrams / 5)) \
+			>"$tmp/report" 2>&1 || fault "$(cat "$tmp/report")"
+	done
+}
+
+# count_datagrams ADDR:PORT: sets `counts` to how many rs1:1, rs1:2 and so on got. IPVS sums them up every
+# two seconds.
+counts=()
+count_datagrams() { busywait 10000 all_are_counted "$1" || fault "not all were counted: ${counts[*]}"; }
+
+all_are_counted()
+{
+	mapfile -t counts < <(ipvsadm -Ln --stats --exact -u "$1" | sort -V | awk '$2 ~ /^10\.2\./ { print $3 }')
+	(($(IFS=+ && echo "${counts[*]:-0}") == datagrams))
+}
+
+# measure ADDR:PORT: what rs1:5 gets. Sets `fifth` to how many datagrams, and `from` and `to` to when that
+# was, in milliseconds after `came`.
+came=0 fifth=0 from=0 to=0
+measure()
+{
+	from=$(($(now_ms) - came))
+	send_datagrams "$1"
+	to=$(($(now_ms) - came))
+	count_datagrams "$1"
+	fifth=${counts[4]:-0}
+}
+
 # has_scheduler ADDR:PORT SCHEDULER: whether the service has it.
 has_scheduler() { look "$1" 1 && [ "$scheduler" = "$2" ]; }
 

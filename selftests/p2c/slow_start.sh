@@ -16,7 +16,6 @@
 . "$(dirname "$0")/../lib/p2c.sh"
 
 slow_start=30000
-datagrams=2000
 at_once=10.9.0.1:53
 new=10.9.0.3:53
 back=10.9.0.4:53
@@ -26,29 +25,6 @@ share_at()
 {
 	awk -v age="$1" -v all="$slow_start" \
 		'BEGIN { w = age < 0 ? 0.1 : age < all ? 0.1 + 0.9 * age / all : 1; print 100 * w / (4 + w) }'
-}
-
-# measure ADDR:PORT: sends datagrams. Sets `fifth` to how many of them rs1:5 got, and `from` and `to` to
-# when that was, in milliseconds after `came`.
-came=0 fifth=0 from=0 to=0
-measure()
-{
-	local counts=()
-
-	ipvsadm -Z -u "$1"
-	from=$(($(now_ms) - came))
-	"${as_client[@]}" datagrams --from "$(client_of "$1"):5353" --to "$1" --count "$datagrams" \
-		>"$tmp/report" 2>&1 || fault "$(cat "$tmp/report")"
-	to=$(($(now_ms) - came))
-	busywait 10000 all_are_counted "$1" || fault "not all were counted: ${counts[*]}"
-	fifth=${counts[4]:-0}
-}
-
-# IPVS sums them up every two seconds.
-all_are_counted()
-{
-	mapfile -t counts < <(ipvsadm -Ln --stats --exact -u "$1" | sort -V | awk '$2 ~ /^10\.2\./ { print $3 }')
-	((${#counts[@]} == 5 && $(IFS=+ && echo "${counts[*]}") == datagrams))
 }
 
 # grows ADDR:PORT: checks that the share of rs1:5, which has just come, grows as it should. The table is

@@ -1055,6 +1055,7 @@ fn scheduler(text: &mut String, folder: &Path, measured: &Measurements) -> anyho
         }
     }
     balance(text, measured);
+    slow_start(text, folder, measured)?;
     queues(text, measured);
     let wanted = [("bench", "directors".into())];
     let simulated: Vec<_> = measured.of(&wanted).collect();
@@ -1179,6 +1180,40 @@ fn queues(text: &mut String, measured: &Measurements) {
             }
         }
     }
+}
+
+/// The share of a new server over time, with p2c's slow start and without.
+fn slow_start(text: &mut String, folder: &Path, measured: &Measurements) -> anyhow::Result<()> {
+    let bench: Want<'_> = ("bench", "slow_start".into());
+    let series: Vec<_> = [("", "without the flag"), ("flag-1", "-b flag-1")]
+        .into_iter()
+        .map(|(flags, name)| {
+            let wanted = [bench.clone(), ("flags", flags.into())];
+            let points = measured.of(&wanted).filter_map(|line| {
+                let ms = line["from_ms"].as_f64()? + line["to_ms"].as_f64()?;
+                Some((ms / 2000.0, line["part"].as_f64()? * 100.0))
+            });
+            (name.to_string(), points.collect::<Vec<_>>())
+        })
+        .filter(|(_, points)| !points.is_empty())
+        .collect();
+    if series.is_empty() {
+        return Ok(());
+    }
+    text.push_str(
+        "\n### Slow start\n\nFour servers have a service; a fifth of equal weight comes. What p2c gives to it, of 2,000 \
+        datagrams (`-o`, so that nothing but weight counts), by the time since it came. Its share by weight is 20 %.\n\n\
+        ![](slow_start.svg)\n",
+    );
+    let lines = Lines {
+        title: "A fifth server of equal weight, with and without slow start".into(),
+        x: "seconds since it came".into(),
+        y: "% of all datagrams".into(),
+        log_x: false,
+        log_y: false,
+        series,
+    };
+    plot::draw(&folder.join("slow_start.svg"), &[Panel::Lines(lines)])
 }
 
 /// The fullest server over the mean, by weight.
