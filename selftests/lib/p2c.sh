@@ -184,15 +184,15 @@ send_datagrams()
 	done
 }
 
-# count_datagrams ADDR:PORT: sets `counts` to how many rs1:1, rs1:2 and so on got. IPVS sums them up every
-# two seconds.
+# count_datagrams ADDR:PORT N: sets `counts` to how many each of the servers rs1:1 to rs1:N got. IPVS sums
+# them up every two seconds.
 counts=()
-count_datagrams() { busywait 10000 all_are_counted "$1" || fault "not all were counted: ${counts[*]}"; }
+count_datagrams() { busywait 10000 all_are_counted "$@" || fault "not all were counted: ${counts[*]}"; }
 
 all_are_counted()
 {
 	mapfile -t counts < <(ipvsadm -Ln --stats --exact -u "$1" | sort -V | awk '$2 ~ /^10\.2\./ { print $3 }')
-	(($(IFS=+ && echo "${counts[*]:-0}") == datagrams))
+	((${#counts[@]} == $2 && $(IFS=+ && echo "${counts[*]}") == datagrams))
 }
 
 # measure ADDR:PORT: what rs1:5 gets. Sets `fifth` to how many datagrams, and `from` and `to` to when that
@@ -203,7 +203,7 @@ measure()
 	from=$(($(now_ms) - came))
 	send_datagrams "$1"
 	to=$(($(now_ms) - came))
-	count_datagrams "$1"
+	count_datagrams "$1" 5
 	fifth=${counts[4]:-0}
 }
 

@@ -126,7 +126,7 @@ serves_one_packet()
 		server -a "-u $one_packet" "$n" -w "$n"
 	done
 	send_datagrams "$one_packet"
-	count_datagrams "$one_packet"
+	count_datagrams "$one_packet" 4
 	for n in 1 2 3 4; do
 		is_share "${counts[n - 1]}" "$datagrams" $((n * 10)) || fault "rs1:$n has not $((n * 10)) %"
 	done
