@@ -567,10 +567,11 @@ tells_only()
 with_nat() { nft "add table ip nat; add chain ip nat post { type nat hook postrouting priority srcnat; }"; }
 without_nat() { nft delete table ip nat; }
 # no_more_answers: to the last client port. The server sends again for minutes what nobody acknowledges.
+# It may know the client by another port, which conntrack has changed back before the answer is dropped.
 no_more_answers()
 {
-	in_ns "${servers[1]}" nft "add table ip quiet; add chain ip quiet out { type filter hook output priority filter; };
-		add rule ip quiet out tcp dport $port drop" || fault "cannot keep the server from answering"
+	nft "add table ip quiet; add chain ip quiet in { type filter hook prerouting priority filter; };
+		add rule ip quiet in tcp dport $port drop" || fault "cannot keep the server's answers away"
 }
 
 case_is no_scheduler "the scheduler is changed: no_scheduler"
