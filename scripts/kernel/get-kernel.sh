@@ -39,7 +39,12 @@ make_directory() { "$top/scripts/root/enter.sh" "scripts/kernel/${made_by[0]}" "
 made_from=$(cd "$top/scripts/kernel" && cat "${made_by[@]}" | sha256sum)
 if [ "$(cat "$root/usr/src/$directory/.complete" 2>/dev/null)" != "$made_from" ]; then
 	[ "${1:-}" != --if-there ] || exit 1
-	lock "${made_by[0]%.sh}-$suite"
+	if [ "$KERNEL" = debug ]; then
+		KERNEL=7.3 "$0" >/dev/null	# of whose source it is built
+		lock "debug-kernel-$suite"
+	else
+		lock "kernel-$suite"
+	fi
 	need_space "$space"
 	step "$cache/log/kernel.log" "$what" make_directory
 fi
