@@ -10,8 +10,8 @@
 //! For such a packet, [`decide`] returns the reason why IPVS reschedules the flow. The policy never
 //! changes which flows are rescheduled.
 //!
-//! The functions are pure, so any context will do. `selftests/host` compares them with the C
-//! statements for all inputs.
+//! The functions are pure: any context will do, and a test can compare them with the C statements
+//! for all inputs.
 
 /// A packet that may be the first packet of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

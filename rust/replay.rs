@@ -12,8 +12,8 @@
 //!
 //! The module gets the same result without the wait. If [`policy`] says that IPVS would drop the
 //! packet, the module kills the conntrack and passes the same packet through the stack again. Rules
-//! see the packet twice. On a stock kernel they see the packet and its retransmission. Nothing else
-//! changes.
+//! see the packet twice. Without the module they see the packet and its retransmission. Nothing
+//! else changes.
 //!
 //! A packet that cannot be replayed faithfully (`obstacle`) is left to IPVS, which drops it.
 

@@ -13,8 +13,8 @@
 //! more than two owners. A random point of the table belongs to the destination with probability
 //! `w / total`, and its owner is found with two multiplications and a comparison.
 //!
-//! Nothing here allocates, sleeps, locks or can panic, so any context will do. Tests on the host
-//! run the same code (`selftests/host`).
+//! Nothing here allocates, sleeps, locks or can panic: any context will do, and tests run the same
+//! code in user space.
 
 use core::cell::Cell;
 

@@ -3,8 +3,8 @@
 //! The arithmetic of slow start: how much of its weight a destination has, and where the
 //! destinations of an old table are in a new one.
 //!
-//! Nothing here allocates, sleeps, locks or can panic. Tests on the host run the same code
-//! (`selftests/host`).
+//! Nothing here allocates, sleeps, locks or can panic, and tests run the same code in user
+//! space.
 
 /// How long a destination takes to get its whole weight, in milliseconds.
 pub const DURATION_MS: i64 = 30_000;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Abstractions that the kernel crate lacks in some or all supported kernels: RCU, work
-//! items, the time, and seeds for random numbers.
+//! Abstractions that the kernel crate lacks: RCU, work items, the time, and seeds for random
+//! numbers.
 
 mod grace_period;
 #[cfg(LINUX_7_2)]

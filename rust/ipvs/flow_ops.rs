@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations through which a patched IPVS lets a module decide about reopened flows.
+//! Operations through which IPVS lets a module decide about reopened flows.
 //!
 //! C header: [`include/net/ip_vs.h`](srctree/include/net/ip_vs.h)
 
@@ -26,8 +26,8 @@ use kernel::{error::to_result, ffi::c_uint, prelude::*, sync::aref::ARef, types:
 /// }
 /// ```
 pub trait FlowOps: 'static {
-    /// Takes the packet and returns a verdict, or gives the flow back. IPVS handles the packet of a
-    /// flow that it gets back as a stock kernel does.
+    /// Takes the packet and returns a verdict, or gives the flow back. IPVS then handles the packet
+    /// as if there were no operations.
     ///
     /// The packet carries a confirmed conntrack. Softirq or process context, in an RCU read-side
     /// critical section.
@@ -68,8 +68,8 @@ impl<T: FlowOps> Adapter<T> {
             Ok(verdict) => verdict.into_raw(),
             Err(flow) => {
                 // This is the flow that we passed: the lifetime is that of no other, and nothing
-                // in a build for such an IPVS takes a flow apart but to replay its packet. IPVS
-                // puts the reference.
+                // in a build with these operations takes a flow apart but to replay its packet.
+                // IPVS puts the reference.
                 let _ = ARef::into_raw(flow.conn);
                 bindings::NF_ACCEPT
             }
