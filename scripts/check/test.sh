@@ -21,7 +21,7 @@
 log=$cache/log/test.log
 set=short
 [ "${1:-}" != --all ] || set=all
-export VM_TIMEOUT=2700	# the longest list of scripts takes two thirds of that
+export VM_TIMEOUT=4200	# the longest list of scripts takes half of that on a quiet machine
 mkdir -p "$cache/log"
 
 on_host() (

@@ -620,9 +620,9 @@ server_itself()
 	look
 	[ ${#seen[@]} = 0 ] || fault "${seen[@]}"
 	! connects 10.2.1.2:80 || fault "nothing was lost"
+	no_more_answers
 	look
 	tells_only "$(line misdirect TCP 10.0.0.2:"$port" "$one" 10.2.1.2:80 null null direct)"
-	no_more_answers
 	port=$((port + 1))
 	connects 10.2.1.2:80 || fault "no connection from a fresh port"
 	look

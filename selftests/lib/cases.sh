@@ -164,7 +164,7 @@ entry_is()
 no_entry() { ! entry_is '[A-Z_]+'; }
 
 # settled STATE: waits until IPVS, too, has the first connection in STATE.
-settled() { busywait 5000 entry_is "$1" || fault "the entry did not become $1"; }
+settled() { busywait 20000 entry_is "$1" || fault "the entry did not become $1"; }
 
 # The id of the last client port's conntrack.
 conntrack_id() { conntrack -L -p tcp --orig-port-src "$port" -o id 2>/dev/null | grep -o 'id=[0-9]*'; }

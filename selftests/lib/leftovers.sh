@@ -4,7 +4,7 @@
 # Checks that must pass whatever a script has done to the director: the module's counters are consistent,
 # nothing is left behind, and the kernel has logged no warning. Sourced after lib/cases.sh, not run.
 #
-# The script's `setup` calls note_log, and before the first packet:  conntracks_at_start=$(conntrack_objects)
+# The script's `setup` calls note_log, and note_conntracks before the first packet.
 
 # What the kernel may say.
 expected_in_log='nf_conntrack: .*table full|net_ratelimit'
@@ -77,5 +77,14 @@ no_conntrack_is_left()
 {
 	conntrack -F 2>/dev/null
 	(($(</proc/sys/net/netfilter/nf_conntrack_count) == 0))
+}
+
+# The namespaces of an earlier script may still be going, and their conntracks with them.
+note_conntracks() { wait_for 20 conntracks_rest || bail_out "conntracks come and go before the first packet"; }
+conntracks_rest()
+{
+	conntracks_at_start=$(conntrack_objects)
+	sleep 1
+	objects_are_back
 }
 objects_are_back() { [ "$(conntrack_objects)" = "$conntracks_at_start" ]; }

@@ -311,13 +311,14 @@ holds_or_sleep() { "$@" || { sleep 0.1; false; }; }
 ##############################################################################
 # The kernel's log
 
-# note_log: from here on `new_complaints` prints what the kernel has said in warning, but for
-# what every unsigned module from outside the tree makes it say, and IPVS's own lines.
+# note_log: from here on `new_complaints` prints what the kernel has said in warning, but for what every
+# unsigned module from outside the tree makes it say, IPVS's own lines, and that the machine is slow.
 note_log() { log_start=$(complaints | wc -l); }
 new_complaints()
 {
 	complaints | tail -n "+$((log_start + 1))" |
-		grep -vE 'loading out-of-tree module taints kernel|module verification failed|IPVS: '
+		grep -vE 'loading out-of-tree module taints kernel|module verification failed|IPVS: ' |
+		grep -vE 'sched: DL replenish lagged too much|hrtimer: interrupt took|clocksource: '
 }
 complaints() { dmesg --level=warn,err,crit,alert,emerg; }
 

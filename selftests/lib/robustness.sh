@@ -24,7 +24,7 @@ begin_bound()
 	local proto
 
 	note_log
-	conntracks_at_start=$(conntrack_objects)
+	note_conntracks
 	begin_director 2
 	for proto in "${protos[@]}"; do
 		service "$proto" $nat:80 -m 80

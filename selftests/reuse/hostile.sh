@@ -171,7 +171,7 @@ sends()
 	[[ $1 != \[* ]] || from=fd00:0::2 client_addr='[fd00:0::2]'
 	port=$((port + 1)) witness_seen=no connected=false
 	note_counters
-	echo "bulk --from $client_addr:$port --to $1:81 --bytes $((1 << 40)) --until-line --patience 5s" \
+	echo "bulk --from $client_addr:$port --to $1:81 --bytes $((1 << 40)) --until-line --patience 25s" \
 		>&"${console_in[client]}"
 	settled ESTABLISHED
 	$2

@@ -204,11 +204,11 @@ rmmod_under_load()
 	settings 1 0
 	note_counters
 	exec {load}< <(exec nsenter --net="/run/netns/$client" -- "$harness" load --from 10.0.0.2 \
-		--to "$nat" --ports 30000-$((29999 + 100 / slow)) --rate $((50 / slow)) --seconds 5 \
+		--to "$nat" --ports 30000-$((29999 + 150 / slow)) --rate $((50 / slow)) --seconds 6 \
 		--hold 0s --end server-rst 2>"$tmp/load")
 	pid=$!
-	# A line a second: after three the ports are in their second round.
-	for _ in 1 2 3; do
+	# A line a second: after four the ports are in their second round.
+	for _ in {1..4}; do
 		read -r -t 10 line <&"$load" || fault "the load did not go on"
 	done
 	count_replays

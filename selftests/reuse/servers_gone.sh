@@ -78,7 +78,7 @@ deleted_open()
 	reconnect "$nat" "remove -t $nat" --end hold --timeout 0.9s
 	restore -t "$nat"
 	first_packet never never
-	leaves unavailable
+	leaves unavailable $((syn_retransmits + 1))
 }
 
 case_is deleted_closed "server's RST, then deleted, expire_nodest_conn=0"

@@ -44,7 +44,7 @@ setup()
 	seed=${SEED:-$SRANDOM}
 	echo "# SEED=$seed"
 	note_log
-	conntracks_at_start=$(conntrack_objects)
+	note_conntracks
 	begin_director 2
 	for n in 1 2; do
 		configure "${servers[n]}" <<<"address add ${dr%:*} dev lo"

@@ -318,7 +318,7 @@ memory_is()
 # The debug kernel lists each namespace's references in debugfs, and two of them may get the same name.
 log_is_clean()
 {
-	local said usual='nf_conntrack: .*table full|net_ratelimit|smpboot|clocksource|Booting Node'
+	local said usual='nf_conntrack: .*table full|net_ratelimit|smpboot|Booting Node'
 
 	said=$(new_complaints | grep -vE "$usual|already exists in 'ref_tracker'")
 	[ -z "$said" ] || fault "$said"

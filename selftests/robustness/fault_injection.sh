@@ -331,11 +331,9 @@ large_table()
 	busywait $((5000 * slow)) tried_twice || fault "it is not tried again"
 	fail 0
 	outcome="$(($(rebuilds) - noted)) times"
-	sleep $((slow > 1 ? 10 : 1))
-	settle
-	send
-	(($(to 1) + $(to 2) < 40)) || fault "the new table: $(to 1) and $(to 2) datagrams of 40"
+	busywait $((10000 * slow)) new_table || fault "the new table: $(to 1) and $(to 2) datagrams of 40"
 }
+new_table() { send; (($(to 1) + $(to 2) < 40)); }
 
 tried_twice() { (($(rebuilds) >= noted + 2)); }
 
