@@ -16,10 +16,12 @@ kernel (rust-crates.sh), and proves that the outcome is the same.
            newest cloud kernel of that series in the archive; with :ARCHITECTURE
            (7.3:arm64), if that is another than this system's
 
-Run it as root on the Debian release that the kernel was built for, with the
-backports suite configured, and for another architecture with that added
+Run it in a container or chroot, as root, on the Debian release that the kernel
+was built for, with the backports suite configured, and for another architecture with that added
 (dpkg --add-architecture) and its gcc-for-host. It makes
-  /usr/lib/modules/RELEASE      the kernel itself and its modules, as packaged
+  /usr/lib/modules/RELEASE      the kernel itself and its modules, as packaged,
+                                in place of what is there
+  /boot/vmlinuz-RELEASE         a link to that kernel, likewise
   /usr/src/rust-linux-RELEASE   the directory: 'make -C DIR M=$PWD modules'
 and prints RELEASE. What is there already and whole is left as it is.
 
@@ -82,11 +84,9 @@ if [ -z "$release" ]; then
 	release=$(resolve "$kernel")
 fi
 if [ -z "$release" ]; then
-	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$1" || true)
-	[ -z "$series" ] || release=$(newest "$series" || true)
-	[ -n "$release" ] ||
-		die "the archive has no Linux '$1': KERNEL is a release such as 7.3.4+deb13-cloud-$arch or a series such as 7.3"
-	say "Linux $1 has left the archive: taking $release, the newest of its series"
+	series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$1" || echo 7.3)
+	there=$(newest "$series" || true)
+	die "the archive has no Linux '$1': KERNEL is a release such as ${there:-7.3.4+deb13-cloud-$arch} or a series such as $series"
 fi
 
 dir=/usr/src/rust-linux-$release
