@@ -67,7 +67,7 @@ if [ ! -e "$cache/$name" ]; then	# nor has another make built it meanwhile
 		step "$cache/log/kube-proxy-source.log" "fetching Debian 12's source of Kubernetes, and Go (250 MB)" unpack
 		"$top/scripts/root/in-namespace.sh" touch "$go/.complete"
 	fi
-	step "$cache/log/kube-proxy.log" "building kube-proxy (five minutes)" build
+	step "$cache/log/kube-proxy.log" "building kube-proxy (four minutes)" build
 	rm -rf "$cache/$name.new"
 	mkdir "$cache/$name.new"
 	cp "$go"/out/* "$cache/$name.new/"
