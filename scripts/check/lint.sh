@@ -90,6 +90,11 @@ unsafe_page() {
 			grep -vxFf <(sed '1,/^## Atomics/d; /^## /,$d' $page | cut -sd'|' -f2 | grep -oP '\w+')
 }
 
+# Each patch is for a named tree.
+patch_subjects() {
+	! git grep -LE '^Subject: \[(RFC )?PATCH [a-z0-9.-]+( [0-9]+/[0-9]+)?\] [a-z]' -- 'patches/*.patch' | grep .
+}
+
 kernels_table() {
 	diff <(scripts/check/kernels-table.sh) <(sed -n '/^| Linux | of Debian /,/^$/ { /./p }' README.md)
 }
@@ -125,6 +130,7 @@ check "docs/unsafe.md names what is called" unsafe_page
 if [ -e "patches/$(grep -oE '^[0-9]+\.[0-9]+' <<<"$2")" ]; then
 	check "patches/ and rust/ say the same" scripts/build/export-patches.sh --inside "$2" --check
 fi
+check "each patch names its tree" patch_subjects
 check "README.md has the supported kernels" kernels_table
 check "README.md has the report's table of the rolling update" rollout_table
 check "no link leads nowhere" scripts/check/links.py
