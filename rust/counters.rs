@@ -58,7 +58,7 @@ counters! {
     LeftTranslated = c"left_translated",
     /// Left to IPVS: SYNPROXY's own SYN.
     LeftSynproxy = c"left_synproxy",
-    /// Left to IPVS: it was received on the loopback device.
+    /// Left to IPVS: it was received on the loopback device or a VRF device, or its device is gone.
     LeftLoopback = c"left_loopback",
     /// Left to IPVS: it has IPv4 options or IPv6 hop-by-hop options.
     LeftOptions = c"left_options",
@@ -70,9 +70,11 @@ counters! {
     LeftMarked = c"left_marked",
     /// Left to IPVS: it is already being replayed at LOCAL_OUT.
     LeftNested = c"left_nested",
-    /// Left to IPVS: somebody else was killing the conntrack.
+    /// Left to IPVS: somebody else was killing the conntrack, or the event for that could not be
+    /// delivered.
     LeftDying = c"left_dying",
-    /// The packet is lost: its conntrack was killed, but the receive queue was full.
+    /// The packet is lost: its conntrack was killed, but the receive queue was full, or the device
+    /// was down.
     DroppedBacklog = c"dropped_backlog",
 }
 

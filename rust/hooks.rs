@@ -3,9 +3,9 @@
 //! Entry point on a stock kernel: netfilter hooks that run just before those of IPVS. This is the
 //! module `flows` there; `flows.rs` is for a patched IPVS.
 //!
-//! The hooks are registered only in namespaces where IPVS has hooks. Packets in other namespaces
-//! cost nothing. IPVS sends no notification when a namespace gets its first service, so the module
-//! checks once a second.
+//! The hooks are registered only in namespaces where IPVS has services, or has had some since the
+//! module was loaded. Packets in other namespaces cost nothing. IPVS sends no notification when a
+//! namespace gets its first service, so the module checks once a second.
 //!
 //! The cost per packet, on top of the call of the hook:
 //!
@@ -23,7 +23,9 @@
 
 use crate::ipvs::{IpHeader, Ipvs, ReopenedFlow};
 use crate::net::{Family, Id, Namespace, Packet, StaticId, Transport};
-use crate::netfilter::{Hook, HookOps, HookPacket, HookRegistration, NamespaceHooks, Verdict};
+use crate::netfilter::{
+    Hook, HookPacket, HookRegistration, NamespaceHooks, Verdict, PRIORITY_NAT_DST, PRIORITY_NAT_SRC,
+};
 use crate::policy::FirstPacket;
 use crate::replay;
 use kernel::prelude::*;
@@ -46,8 +48,6 @@ pub fn register() -> impl PinInit<Registration, Error> {
 /// Runs just before `ip_vs_in_hook()`.
 pub struct BeforeIpvs;
 
-static OPS: HookOps<BeforeIpvs> = HookOps::new();
-
 static ID: Id<NamespaceHooks<BeforeIpvs>> = Id::new();
 
 impl Hook for BeforeIpvs {
@@ -55,10 +55,8 @@ impl Hook for BeforeIpvs {
     // priority, the hook that was registered last would run first: IPVS's, because IPVS registers
     // its hooks when a namespace gets its first service. `ip_vs_out_hook()` has the priority used
     // here. Its order does not matter: it handles only replies, which do not reopen a flow.
-    const LOCAL_IN_PRIORITY: i32 = HookOps::<Self>::NAT_SRC - 2;
-    const LOCAL_OUT_PRIORITY: i32 = HookOps::<Self>::NAT_DST + 1;
-
-    const OPS: &'static HookOps<Self> = &OPS;
+    const LOCAL_IN_PRIORITY: i32 = PRIORITY_NAT_SRC - 2;
+    const LOCAL_OUT_PRIORITY: i32 = PRIORITY_NAT_DST + 1;
 
     const ID: StaticId<NamespaceHooks<Self>> = StaticId::new(&ID);
 

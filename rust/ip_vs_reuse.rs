@@ -7,7 +7,8 @@
 //! - [`replay`] replays it, if nothing prevents that, and counts the outcome in [`counters`].
 //! - [`p2c`] is the scheduler, and [`sampler`] and [`slow_start`] its arithmetic.
 //!
-//! They contain no unsafe code. All unsafe code is in the abstractions over C code:
+//! They contain no unsafe code. Apart from the registration of the scheduler below, all unsafe code
+//! is in the abstractions over C code:
 //!
 //! - [`base`], RCU, time and random numbers
 //! - [`ipvs`], connection entries, services, destinations and schedulers
@@ -57,8 +58,9 @@ impl kernel::InPlaceModule for Reuse {
         try_pin_init!(Self {
             replay <- net::Registration::new(),
             flows <- flows::register(),
-            // Must be the last step: from here on services may use the scheduler.
-            p2c <- ipvs::SchedulerRegistration::new(module),
+            // SAFETY: This is the last step, and `module!` keeps `Reuse` until the module is
+            // unloaded.
+            p2c <- unsafe { ipvs::SchedulerRegistration::new(module) },
         })
     }
 }

@@ -75,14 +75,13 @@ pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>
     let (Some(packet), Some(replay)) = (packet, Replay::of(flow.packet().state())) else {
         return Err(flow);
     };
-    // IPVS reschedules a UDP flow only after its destination was deleted. Other datagrams are
-    // ignored and not counted.
-    let dest_gone = || {
-        flow.conn()
-            .destination()
-            .is_some_and(|dest| !dest.is_available())
+    // IPVS reschedules a UDP flow only after its destination was deleted, and only with
+    // `expire_nodest_conn`. Other datagrams are ignored and not counted.
+    let rescheduled = |conn: &Conn| {
+        conn.ipvs().expire_nodest_conn()
+            && conn.destination().is_some_and(|dest| !dest.is_available())
     };
-    if packet == FirstPacket::UdpDatagram && !dest_gone() {
+    if packet == FirstPacket::UdpDatagram && !rescheduled(flow.conn()) {
         return Err(flow);
     }
     let leave = |flow: &ReopenedFlow<'_>, left: Event| {
@@ -91,7 +90,7 @@ pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>
     };
 
     replay.counters.count(Event::Matched);
-    let reason = match decide(&flow, packet) {
+    let reason = match reason_to_replay(&flow, packet) {
         Ok(reason) => reason,
         Err(left) => {
             leave(&flow, left);
@@ -114,7 +113,7 @@ pub fn reopened(flow: ReopenedFlow<'_>) -> Result<Verdict<'_>, ReopenedFlow<'_>>
 }
 
 /// Why the packet is replayed, or why it is left to IPVS.
-fn decide(flow: &ReopenedFlow<'_>, packet: FirstPacket) -> Result<ReplayReason, Event> {
+fn reason_to_replay(flow: &ReopenedFlow<'_>, packet: FirstPacket) -> Result<ReplayReason, Event> {
     let reason = policy::decide(&situation(flow.conn(), packet))?;
 
     match obstacle(&flow.packet().obstacles()) {
@@ -126,13 +125,14 @@ fn decide(flow: &ReopenedFlow<'_>, packet: FirstPacket) -> Result<ReplayReason, 
 /// Reads everything that the policy depends on, each field once.
 fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
     let ipvs = conn.ipvs();
+    let state = conn.state();
 
     Situation {
         packet,
         conn: ConnState {
-            phase: if conn.is_closed() {
+            phase: if state.is_closed() {
                 Phase::Closed
-            } else if conn.is_half_closed() {
+            } else if state.is_half_closed() {
                 Phase::HalfClosed
             } else {
                 Phase::Open
@@ -156,7 +156,7 @@ fn situation(conn: &Conn, packet: FirstPacket) -> Situation {
 /// The first reason why a replay would not be faithful, if there is one.
 fn obstacle(obstacles: &Obstacles) -> Option<Event> {
     let obstacles = [
-        // NAT cannot be undone: the addresses before it are not known.
+        // The addresses before NAT are those of the conntrack. To write them back is not worth it.
         (obstacles.is_translated, Event::LeftTranslated),
         // SYNPROXY has attached a template to the packet, and would not attach another.
         (obstacles.is_synproxy_syn, Event::LeftSynproxy),

@@ -53,9 +53,9 @@ impl Conn {
         unsafe { Ipvs::from_raw(ipvs) }
     }
 
-    /// The transport protocol, and the entry's state in that protocol.
+    /// The state of the flow, as of this moment.
     #[inline]
-    fn state(&self) -> (u32, u32) {
+    pub fn state(&self) -> ProtocolState {
         // SAFETY: The entry is valid by the type's invariants. `ip_vs_conn_new()` sets the field,
         // and nothing changes it.
         let protocol = unsafe { (*self.as_ptr()).protocol };
@@ -64,28 +64,7 @@ impl Conn {
         // CAST: The kernel crate has atomic loads of `i16`, not of `u16`.
         // SAFETY: The field is valid. C writes it whole: it is volatile (`set_tcp_state()`).
         let state = unsafe { atomic_load(state.cast::<i16>(), Relaxed) } as u16;
-        (protocol.into(), state.into())
-    }
-
-    /// Whether the flow has ended: TCP `TIME_WAIT` or `CLOSE`, SCTP `CLOSED`.
-    #[inline]
-    pub fn is_closed(&self) -> bool {
-        matches!(
-            self.state(),
-            (
-                bindings::IPPROTO_TCP,
-                bindings::IP_VS_TCP_S_TIME_WAIT | bindings::IP_VS_TCP_S_CLOSE,
-            ) | (
-                bindings::IPPROTO_SCTP,
-                bindings::ip_vs_sctp_states_IP_VS_SCTP_S_CLOSED,
-            )
-        )
-    }
-
-    /// Whether one side has closed the flow: TCP `FIN_WAIT`.
-    #[inline]
-    pub fn is_half_closed(&self) -> bool {
-        self.state() == (bindings::IPPROTO_TCP, bindings::IP_VS_TCP_S_FIN_WAIT)
+        ProtocolState(protocol.into(), state.into())
     }
 
     #[inline]
@@ -156,6 +135,36 @@ impl Conn {
         // SAFETY: The entry is valid by the type's invariants. The function takes the entry's lock,
         // with softirqs off.
         unsafe { bindings::ip_vs_reuse_ip_vs_conn_forget_conntrack(self.as_ptr()) };
+    }
+}
+
+/// The transport protocol of a flow, and the flow's state in that protocol.
+#[derive(Clone, Copy)]
+pub struct ProtocolState(u32, u32);
+
+impl ProtocolState {
+    /// Whether the flow has ended: TCP `TIME_WAIT` or `CLOSE`, SCTP `CLOSED`.
+    #[inline]
+    pub fn is_closed(self) -> bool {
+        matches!(
+            self,
+            Self(
+                bindings::IPPROTO_TCP,
+                bindings::IP_VS_TCP_S_TIME_WAIT | bindings::IP_VS_TCP_S_CLOSE,
+            ) | Self(
+                bindings::IPPROTO_SCTP,
+                bindings::ip_vs_sctp_states_IP_VS_SCTP_S_CLOSED,
+            )
+        )
+    }
+
+    /// Whether one side has closed the flow: TCP `FIN_WAIT`.
+    #[inline]
+    pub fn is_half_closed(self) -> bool {
+        matches!(
+            self,
+            Self(bindings::IPPROTO_TCP, bindings::IP_VS_TCP_S_FIN_WAIT)
+        )
     }
 }
 

@@ -16,7 +16,7 @@ mod scheduler;
 mod service;
 mod settings;
 
-pub use self::conn::Conn;
+pub use self::conn::{Conn, ProtocolState};
 pub use self::destination::Destination;
 #[cfg(IP_VS_FLOW_OPS)]
 pub use self::flow_ops::{FlowOps, FlowOpsRegistration};

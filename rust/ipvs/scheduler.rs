@@ -238,7 +238,8 @@ impl<T: Scheduler> Adapter<T> {
 /// }
 ///
 /// fn init(module: &'static ThisModule) -> impl PinInit<Module, Error> {
-///     try_pin_init!(Module { scheduler <- SchedulerRegistration::new(module) })
+///     // SAFETY: This is the last step, and the module's own data lives until it is unloaded.
+///     try_pin_init!(Module { scheduler <- unsafe { SchedulerRegistration::new(module) } })
 /// }
 /// ```
 #[pin_data(PinnedDrop)]
@@ -258,11 +259,13 @@ impl<T: Scheduler> SchedulerRegistration<T> {
     /// Registers the scheduler. May sleep. `EINVAL` if a scheduler of that name is registered,
     /// `ENOENT` if the module `ip_vs` is being unloaded.
     ///
-    /// This must be the last step of a module's initialization. From here on services may use the
-    /// scheduler, and the kernel unloads a module whose initialization fails even if it is in use.
-    /// The registration must be kept until the module is unloaded: unregistering does not wait for
-    /// services that use it.
-    pub fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    /// # Safety
+    ///
+    /// This must be the last step of the initialization of `module`. From here on services may use
+    /// the scheduler, and the kernel unloads a module whose initialization fails even if it is in
+    /// use. The registration must be kept until the module is unloaded: unregistering does not wait
+    /// for services that use it.
+    pub unsafe fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scheduler <- Opaque::try_ffi_init(move |place: *mut bindings::ip_vs_scheduler| {
                 // SAFETY: `place` is valid for writes; only the address is taken.
@@ -295,7 +298,7 @@ impl<T: Scheduler> SchedulerRegistration<T> {
 #[pinned_drop]
 impl<T: Scheduler> PinnedDrop for SchedulerRegistration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: `new` has registered the scheduler, and its callers keep it until the module is
+        // SAFETY: `new` has registered the scheduler, and by its contract the module is being
         // unloaded. No service uses it then: each would hold a reference to the module
         // (`ip_vs_scheduler_get()`).
         unsafe { bindings::unregister_ip_vs_scheduler(self.scheduler.get()) };

@@ -172,7 +172,7 @@ impl<T: PerNamespace> Registration<T> {
         // SAFETY: `proc_create_net_single()` made the file. So `single_open_net()` holds the
         // namespace and has stored it where `seq_file_single_net()` reads it.
         let net = unsafe { bindings::ip_vs_reuse_seq_file_single_net(seq) };
-        // SAFETY: The core passes a valid file.
+        // SAFETY: The core passes a valid file, whose lock it holds (`seq_read_iter()`).
         let file = unsafe { SeqFile::from_raw(seq) };
         // SAFETY: `pre_exit_callback` waits for the readers of the file.
         let data = unsafe { data_of::<T>(net) };

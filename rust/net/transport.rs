@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The transport protocols that the module handles, and the offsets of the fields that it reads. To
-//! add one, start here; next come `replay.rs`, `policy.rs` and `ipvs/conn.rs`.
+//! add one, start here; next come `replay.rs`, `policy.rs`, `ipvs/conn.rs`, `counters.rs` and
+//! `may_reopen_flow()` in `hooks.rs`.
 //!
 //! C headers: [`include/uapi/linux/in.h`](srctree/include/uapi/linux/in.h),
 //! [`include/net/tcp.h`](srctree/include/net/tcp.h)

@@ -102,7 +102,8 @@ static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 
 	/*
 	 * Another packet of this CPU must not see this depth. With PREEMPT_RT it may, if its task
-	 * preempts this one: it is left to IPVS then.
+	 * preempts this one: it is left to IPVS then, or dropped if its conntrack was killed
+	 * already.
 	 */
 	local_bh_disable();
 	this_cpu_inc(ip_vs_reuse_depth);
@@ -118,8 +119,8 @@ static int replay_out(struct sk_buff *skb, const struct nf_hook_state *state)
 
 /*
  * Receives or sends the packet again, without its conntrack. @fwmark is the mark of its virtual
- * service, or 0. Returns false if the packet is lost. After NF_DROP in @verdict the caller still
- * owns the packet.
+ * service, or 0. Returns false if the packet could not be queued, or not be sent for its depth, and
+ * is lost. After NF_DROP in @verdict the caller still owns it.
  */
 bool ip_vs_reuse_replay(struct sk_buff *skb, const struct nf_hook_state *state, u32 fwmark,
 			unsigned int *verdict)

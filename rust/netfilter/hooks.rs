@@ -15,7 +15,7 @@ use kernel::{
     error::to_result,
     ffi::{c_uint, c_void},
     prelude::*,
-    sync::atomic::{AtomicFlag, Full, Relaxed},
+    sync::SetOnce,
     time::Msecs,
 };
 
@@ -26,13 +26,11 @@ use kernel::{
 /// ```
 /// struct AcceptAll;
 ///
-/// static OPS: HookOps<AcceptAll> = HookOps::new();
 /// static ID: Id<NamespaceHooks<AcceptAll>> = Id::new();
 ///
 /// impl Hook for AcceptAll {
 ///     const LOCAL_IN_PRIORITY: i32 = 0;
 ///     const LOCAL_OUT_PRIORITY: i32 = 0;
-///     const OPS: &'static HookOps<Self> = &OPS;
 ///     const ID: StaticId<NamespaceHooks<Self>> = StaticId::new(&ID);
 ///
 ///     fn is_needed(_: &Namespace) -> bool {
@@ -51,10 +49,6 @@ pub trait Hook: Sized + 'static {
     /// The priority at LOCAL_OUT.
     const LOCAL_OUT_PRIORITY: i32;
 
-    /// The operations of this hook. They must be a static: netfilter identifies a hook by their
-    /// address.
-    const OPS: &'static HookOps<Self>;
-
     /// The id of the hook's own data in a namespace.
     const ID: StaticId<NamespaceHooks<Self>>;
 
@@ -67,21 +61,21 @@ pub trait Hook: Sized + 'static {
     fn handle(packet: HookPacket<'_>) -> Verdict<'_>;
 }
 
+/// `NF_IP_PRI_NAT_DST`, the same number for both families.
+pub const PRIORITY_NAT_DST: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_NAT_DST;
+/// `NF_IP_PRI_NAT_SRC`, the same number for both families.
+pub const PRIORITY_NAT_SRC: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_NAT_SRC;
+
 /// The operations of a [`Hook`]: a `struct nf_hook_ops` for each family and hook point.
-pub struct HookOps<H: Hook>([bindings::nf_hook_ops; 4], PhantomData<H>);
+struct HookOps<H: Hook>([bindings::nf_hook_ops; 4], PhantomData<H>);
 
 // SAFETY: Nobody writes to the operations. Netfilter, and RCU readers that list hooks, read them.
 unsafe impl<H: Hook> Sync for HookOps<H> {}
 
 impl<H: Hook> HookOps<H> {
-    /// `NF_IP_PRI_NAT_DST`, the same number for both families.
-    pub const NAT_DST: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_NAT_DST;
-    /// `NF_IP_PRI_NAT_SRC`, the same number for both families.
-    pub const NAT_SRC: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_NAT_SRC;
+    const OPS: &'static Self = &Self::new();
 
-    /// The operations of `H`.
-    #[allow(clippy::new_without_default)]
-    pub const fn new() -> Self {
+    const fn new() -> Self {
         const IN: c_uint = bindings::nf_inet_hooks_NF_INET_LOCAL_IN;
         const OUT: c_uint = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT;
 
@@ -131,28 +125,27 @@ impl<H: Hook> HookOps<H> {
     }
 }
 
-/// Whether the hooks of `H` are registered in a namespace.
-pub struct NamespaceHooks<H: Hook>(AtomicFlag, PhantomData<fn() -> H>);
+/// The operations that are registered in a namespace, if there are any. Netfilter knows a hook by
+/// their address.
+pub struct NamespaceHooks<H: Hook>(SetOnce<&'static HookOps<H>>);
 
 impl<H: Hook> NamespaceHooks<H> {
     /// Registers the hooks, once. May sleep. `ENOMEM`, or netfilter's error; after an error none of
-    /// them is registered.
+    /// them is registered. Calls for one namespace must not overlap.
     fn register(&self, namespace: &Namespace) -> Result {
-        if self.0.xchg(true, Full) {
+        if self.0.as_ref().is_some() {
             return Ok(());
         }
+        let ops = HookOps::<H>::OPS;
         // SAFETY: The namespace is alive. Netfilter keeps pointers to the operations and reads them
-        // (`nf_hook_entries_grow()`); they are static. `pre_exit` unregisters them. `Registration`
-        // then waits for a grace period, until no packet is in the hooks any more. On an error
-        // netfilter unregisters those that it has registered.
+        // (`nf_hook_entries_grow()`); they stay for ever. `pre_exit` unregisters them.
+        // `Registration` then waits for a grace period, until no packet is in the hooks any more.
+        // On an error netfilter unregisters those that it has registered.
         to_result(unsafe {
-            bindings::nf_register_net_hooks(
-                namespace.as_ptr(),
-                H::OPS.as_ptr(),
-                HookOps::<H>::COUNT,
-            )
-        })
-        .inspect_err(|_| self.0.store(false, Relaxed))
+            bindings::nf_register_net_hooks(namespace.as_ptr(), ops.as_ptr(), HookOps::<H>::COUNT)
+        })?;
+        self.0.populate(ops);
+        Ok(())
     }
 }
 
@@ -160,16 +153,16 @@ impl<H: Hook> PerNamespace for NamespaceHooks<H> {
     const ID: StaticId<Self> = H::ID;
 
     fn new(_: &Namespace) -> Result<Self> {
-        Ok(Self(AtomicFlag::new(false), PhantomData))
+        Ok(Self(SetOnce::new()))
     }
 
     fn pre_exit(&self, namespace: &Namespace) {
-        if self.0.load(Relaxed) {
+        if let Some(ops) = self.0.as_ref() {
             // SAFETY: `register` has registered them, and the namespace is alive.
             unsafe {
                 bindings::nf_unregister_net_hooks(
                     namespace.as_ptr(),
-                    H::OPS.as_ptr(),
+                    ops.as_ptr(),
                     HookOps::<H>::COUNT,
                 )
             };

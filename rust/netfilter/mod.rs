@@ -6,6 +6,6 @@ mod hooks;
 mod packet;
 mod state;
 
-pub use self::hooks::{Hook, HookOps, HookRegistration, NamespaceHooks};
+pub use self::hooks::{Hook, HookRegistration, NamespaceHooks, PRIORITY_NAT_DST, PRIORITY_NAT_SRC};
 pub use self::packet::{HookPacket, Obstacles, ReplayablePacket, Verdict};
 pub use self::state::HookState;

@@ -65,8 +65,8 @@ pub struct Obstacles {
     pub is_translated: bool,
     /// It is the SYN that SYNPROXY sends to the server.
     pub is_synproxy_syn: bool,
-    /// It was received on the loopback device, or on that of a VRF, the VRF device. Or the device
-    /// that received it is gone.
+    /// It was received on the loopback device, or on a VRF device, which is that of the VRF's own
+    /// traffic. Or the device that received it is gone.
     pub is_from_loopback: bool,
     /// It has IPv4 options or IPv6 hop-by-hop options, which routers may change.
     pub has_ip_options: bool,
@@ -135,12 +135,16 @@ impl<'a> HookPacket<'a> {
     /// into the table.
     #[inline]
     pub fn has_confirmed_conntrack(&self) -> bool {
+        const CONFIRMED: usize = bindings::ip_conntrack_status_IPS_CONFIRMED as usize;
+        const TEMPLATE: usize = bindings::ip_conntrack_status_IPS_TEMPLATE as usize;
+
         self.conntrack().is_some_and(|ct| {
             // SAFETY: The packet holds its conntrack; only the address is taken.
             let status = unsafe { &raw mut (*ct.as_ptr()).status };
             // SAFETY: The field is valid, and C changes it with atomic bit operations.
             let status = unsafe { atomic_load(status, Relaxed) };
-            status & bindings::ip_conntrack_status_IPS_CONFIRMED as usize != 0
+            // A template has the bit from the start, and is in no table.
+            status & (CONFIRMED | TEMPLATE) == CONFIRMED
         })
     }
 

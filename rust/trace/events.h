@@ -3,6 +3,7 @@
  * Tracepoints:
  *
  *   ip_vs_reuse_replay  a packet reopens a flow; its conntrack was killed, and it is replayed
+ *                       next, which a full receive queue may still prevent (dropped_backlog)
  *   ip_vs_reuse_leave   a packet reopens a flow, and is left to IPVS
  *   ip_vs_reuse_pick    p2c has chosen a destination
  *

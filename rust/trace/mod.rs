@@ -4,7 +4,8 @@
 //! which destination `p2c` chooses.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h). The tracepoints
-//! are defined in C, because `declare_trace!` does not work outside the kernel's own tree.
+//! are called through C: `declare_trace!` looks for them in the kernel crate's bindings, and those
+//! of a module are not there.
 
 use crate::bindings;
 use crate::ipvs::{Conn, Destination, Service};

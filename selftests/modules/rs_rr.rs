@@ -69,7 +69,9 @@ pub struct Module {
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            scheduler <- SchedulerRegistration::new(module),
+            // SAFETY: This is the last step, and `module!` keeps `Module` until the module is
+            // unloaded.
+            scheduler <- unsafe { SchedulerRegistration::new(module) },
         })
     }
 }
