@@ -52,6 +52,7 @@ check_tools() {
 	need virtme-ng vng
 	need qemu-system-native "qemu-system-$machine"
 	need kmod depmod
+	need udev udevadm	# without it the machine has no names for the files that virtme-ng opens
 	need iproute2 tc
 	need ipvsadm ipvsadm
 	need conntrack conntrack
