@@ -45,7 +45,7 @@ help:
 	@echo '  make million    a million flows reopened: nothing lost, counters exact (REOPENINGS=1000000)'
 	@echo '  make test-kubernetes   with kube-proxy itself, or one CASE of it (23 minutes; the first time four'
 	@echo '                  more, to build kube-proxy)'
-	@echo '  make test-swarm   with Docker Swarm itself, or one CASE of it (four minutes)'
+	@echo '  make test-swarm   with Docker Swarm itself, or one CASE of it (six minutes)'
 	@echo '  make test-deb   a pristine Debian 13 machine: install, use, a new kernel, purge'
 	@echo '  make patches-check   the patches in patches/: does each apply and build, the backports, too, and do'
 	@echo '                  all cases pass on a patched IPVS?'

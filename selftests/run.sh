@@ -6,7 +6,7 @@
 # Runs kselftests one after the other, or only some of their cases. Passes their KTAP output through as
 # it comes, and then prints the table of all cases that ran both on the stock kernel and with the module.
 # Runs on the kernel under test, as root. A TEST is a script here, such as reuse/basics.sh. The word `cases`
-# stands for those in reuse/ except matrix.sh, paths.sh and paths_netfilter.sh, which need a VM each, the
+# stands for those in reuse/ except matrix.sh, paths.sh and paths_netfilter.sh, which take long, the
 # word `p2c` for those in p2c/, and `short`, the default, for a few minutes' worth of all: the lists below.
 #
 # If the kernel has kmemleak (KERNEL=debug), scans for memory leaks at the end.

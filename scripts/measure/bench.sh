@@ -97,7 +97,7 @@ cat >environment.json <<END
   "kernel": "$release",
   "machine": "QEMU; rollout, slow start and kubernetes: $machine, two processors; all else: emulation, one processor, whose clock counts instructions, 2 ns each",
   "host": "$(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)",
-  "rounds": "$([ -n "$quick" ] && echo 1 || echo "price: 5; kubernetes: 1; all else: 3")",
+  "rounds": "$([ -n "$quick" ] && echo 1 || echo "price: 5; kubernetes, slow start: 1; directors, queues: simulated; all else: 3")",
   "date": "$(date -u +%Y-%m-%d)",
   "tree": "$(git -C "$top" describe --always --dirty)"
 }

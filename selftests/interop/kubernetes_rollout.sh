@@ -13,7 +13,7 @@
 #   patched   with the series in patches/
 #
 # The update adds a pod that is ready, and a second later tells an old one to go: the API has it no
-# more among the endpoints. It serves until kube-proxy has given it weight 0, and four seconds at least. Then it
+# more among the endpoints. It serves until kube-proxy has given it weight 0, and three seconds at least. Then it
 # has ten more for the connections that it serves (its grace period), is killed, and its address vanishes. Prints a
 # line of JSON for each IPVS, and judges what the client saw and where its connections went. Connections end by
 # FIN, or by the server's RST; each is held for 0.3 s, 20 at a time, which leaves kube-proxy its part of two
