@@ -74,10 +74,12 @@ dropped_syn_closed() { strangers_syn_comes_late "$nat"; }
 case_is dropped_syn_closed_ipv6 "stray SYN, dropped by a rule; flow closed, IPv6"
 dropped_syn_closed_ipv6() { strangers_syn_comes_late "$nat6"; }
 
-# The flow has ended. Only the client's own SYN is replayed.
+# The flow has ended. Only the client's own SYN is replayed. The rule is there before, because entry and
+# conntrack last ten seconds, and a slow machine takes much of that to load a rule.
 strangers_syn_comes_late()
 {
 	settings 1 0
+	drop_strangers
 	reconnect "$1" "closed_and_dropped $1" --end server-rst
 	nft delete table inet strays
 	first_packet lost
@@ -85,12 +87,7 @@ strangers_syn_comes_late()
 	replays tcp_closed
 }
 
-closed_and_dropped()
-{
-	settled CLOSE
-	drop_strangers
-	strangers_syn "$1"
-}
+closed_and_dropped() { settled CLOSE; strangers_syn "$1"; }
 
 # The flow is alive, its server is drained, and expire_nodest_conn is 1: IPVS would end the flow if
 # the SYN reached it.
@@ -211,7 +208,8 @@ damaged_syn_closed_ipv6() { damaged_syn_is_dropped "$nat6"; }
 damaged_syn_is_dropped()
 {
 	settings 1 0
-	reconnect "$1" "closed_and_damaged $1 dropped" --end server-rst
+	strays_rule input filter "tcp flags syn ct state invalid counter drop"
+	reconnect "$1" "closed_and_damaged $1" --end server-rst
 	nft delete table inet strays
 	first_packet lost
 	goes_elsewhere
@@ -228,22 +226,22 @@ damaged_syn_delivered_ipv6() { damaged_syn_is_delivered "$nat6"; }
 damaged_syn_is_delivered()
 {
 	settings 1 0
-	reconnect "$1" "closed_and_damaged $1" --end server-rst
+	strays_rule input filter "tcp flags syn ct state invalid counter"
+	reconnect "$1" "closed_and_damaged $1 SYN_RECV" --end server-rst
 	nft delete table inet strays
 	first_packet kept
 	goes_elsewhere
 	leaves in_use
 }
 
-# closed_and_damaged SERVICE [dropped]
+# closed_and_damaged SERVICE [STATE]: STATE is what the SYN makes of the entry.
 closed_and_damaged()
 {
 	settled CLOSE
-	strays_rule input filter "tcp flags syn ct state invalid counter ${2:+drop}"
 	note_conntrack_to "$1"
 	console=other stray_syn "$1" --damaged
 	busywait 5000 rule_counts 1 || fault "the rule does not see the SYN"
-	[ -n "${2:-}" ] || settled SYN_RECV
+	[ -z "${2:-}" ] || settled "$2"
 	conntrack_stays "$1"
 }
 
