@@ -54,11 +54,11 @@ case_is notrack_since "notrack since the old connection"
 notrack_since()
 {
 	reset_and_reconnect "$nat" closed_then_notrack
+	[ "$(conntrack_id)" = "$noted" ] || fault "the old conntrack is gone"
 	no_rules
 	first_packet kept
 	goes_elsewhere
 	unseen
-	[ "$(conntrack_id)" = "$noted" ] || fault "the old conntrack is gone"
 }
 
 closed_then_notrack()

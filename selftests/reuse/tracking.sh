@@ -98,11 +98,11 @@ case_is zone_since "in a zone since the old connection"
 zone_since()
 {
 	reset_and_reconnect "$nat" closed_then_in_zone
+	conntracks -o id,extended | grep -qF "$noted" || fault "the old conntrack is gone"
 	no_rules
 	first_packet kept
 	goes_elsewhere
 	unseen
-	conntracks -o id,extended | grep -qF "$noted" || fault "the old conntrack is gone"
 }
 
 closed_then_in_zone()
