@@ -312,13 +312,15 @@ holds_or_sleep() { "$@" || { sleep 0.1; false; }; }
 # The kernel's log
 
 # note_log: from here on `new_complaints` prints what the kernel has said in warning, but for what every
-# unsigned module from outside the tree makes it say, IPVS's own lines, and that the machine is slow.
+# unsigned module from outside the tree makes it say, IPVS's own lines, that the machine is slow, and that the
+# debug kernel's trackers of references get the same names as long as it cannot hash pointers.
 note_log() { log_start=$(complaints | wc -l); }
 new_complaints()
 {
 	complaints | tail -n "+$((log_start + 1))" |
 		grep -vE 'loading out-of-tree module taints kernel|module verification failed|IPVS: ' |
-		grep -vE 'sched: DL replenish lagged too much|hrtimer: interrupt took|clocksource: '
+		grep -vE 'sched: DL replenish lagged too much|hrtimer: interrupt took|clocksource: ' |
+		grep -vE "debugfs: '.*@\(_+ptrval_+\)' already exists in 'ref_tracker'"
 }
 complaints() { dmesg --level=warn,err,crit,alert,emerg; }
 
