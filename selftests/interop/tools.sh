@@ -281,21 +281,30 @@ none_lost()
 
 web_service()
 {
+	local ns
+
 	ipvsadm -R <<-END || fault "cannot make the service"
 		-A -t $web:80 -s rr
 		-a -t $web:80 -r 10.2.1.2:81 -m
 		-a -t $web:80 -r 10.2.2.2:81 -m
 	END
-	for_each_ns nft reset counter inet seen syns >/dev/null
+	for ns in "$client" "${servers[@]}"; do
+		in_ns "$ns" nft reset counter inet seen syns >/dev/null || fault "cannot reset the counter in $ns"
+	done
 }
 
-for_each_ns() { local ns; for ns in "$client" "${servers[@]}"; do in_ns "$ns" "$@" || fault "$ns: $*"; done; }
+# syns_in NAMESPACE: prints how many it has seen.
+syns_in() { in_ns "$1" nft list counter inet seen syns | awk '/packets/ { print $2 }'; }
 
 # all_arrived: sets `lost` to how many of the client's SYNs have come to no real server; true if none.
 all_arrived()
 {
-	# The first number is the client's.
-	lost=$(for_each_ns nft list counter inet seen syns | awk '/packets/ { n += n_th++ ? -$2 : $2 } END { print n }')
+	local ns
+
+	lost=$(syns_in "$client")
+	for ns in "${servers[@]}"; do
+		lost=$((lost - $(syns_in "$ns")))
+	done
 	[ "$lost" = 0 ]
 }
 
