@@ -65,12 +65,12 @@ guest_script() {
 # Dies if the machine hangs, does not boot, or if its kernel complains. LOG is that of the kernel; SHOWN is its
 # path for people.
 run_guest() {
-	local log=$1 shown=$2 script=$3 status=0
+	local log=$1 shown=$2 script=$3 status=0 failure
 	shift 3
 	boot_guest "$@" || status=$?
 	# Seldom QEMU 10.0 fails an assertion of its own while one processor maps devices and another runs.
-	if grep -q '^qemu-system.*Assertion' "$log" && ! grep -q 'starting script' "$log"; then
-		say "QEMU itself has failed ($(grep -m 1 -o '^qemu-system.*' "$log")): once more"
+	if failure=$(grep -m 1 '^qemu-system.*Assertion' "$log") && ! grep -q 'starting script' "$log"; then
+		say "QEMU itself has failed ($failure): once more"
 		status=0
 		boot_guest "$@" || status=$?
 	fi
