@@ -319,7 +319,7 @@ new_complaints()
 {
 	complaints | tail -n "+$((log_start + 1))" |
 		grep -vE 'loading out-of-tree module taints kernel|module verification failed|IPVS: ' |
-		grep -vE 'sched: DL replenish lagged too much|hrtimer: interrupt took|clocksource: ' |
+		grep -vE 'sched: DL replenish lagged too much|hrtimer: interrupt took|clocksource: |TSC found unstable' |
 		grep -vE "debugfs: '.*@\(_+ptrval_+\)' already exists in 'ref_tracker'"
 }
 complaints() { dmesg --level=warn,err,crit,alert,emerg; }
@@ -360,6 +360,9 @@ setup_network()
 		servers[n]=rs$n-$suffix
 	done
 
+	# No DAD: a forwarded packet waits until the link-local address from which the director looks for
+	# the neighbour is no longer tentative, up to two seconds.
+	sysctl_set ipv6/conf/default/accept_dad 0
 	{
 		echo "link set lo up"
 		echo "netns add $client"
