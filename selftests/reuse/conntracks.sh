@@ -31,11 +31,11 @@ untracked()
 {
 	notrack_rules
 	reset_and_reconnect "$1"
+	[ -z "$(conntracks)" ] || fault "there is a conntrack"
 	no_rules
 	first_packet kept
 	goes_elsewhere
 	unseen
-	[ -z "$(conntracks)" ] || fault "there is a conntrack"
 }
 
 notrack_rules()

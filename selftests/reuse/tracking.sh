@@ -63,8 +63,11 @@ zone_of_interface() { in_zone "$nat" lost 'ct original zone set iifname map { "c
 # in_zone SERVICE STOCK REQUESTS [REPLIES]: with these nft statements for each direction.
 in_zone()
 {
+	local wait=()
+
+	[ "$half $2" != "stock never" ] || wait=(--timeout 2.5s)
 	zone_rules "${@:3}"
-	reset_and_reconnect "$1" "" --timeout 2.5s
+	reset_and_reconnect "$1" "" "${wait[@]}"
 	no_rules
 	first_packet "$2"
 	goes_elsewhere
@@ -88,7 +91,7 @@ case_is zone_of_mark "zone of the packet's mark"
 zone_of_mark()
 {
 	raw_rules "MARK --set-mark 9" "CT --zone-orig mark"
-	reset_and_reconnect "$nat" "" --timeout 2.5s
+	reset_and_reconnect "$nat"
 	no_raw_rules
 	kept_with_module
 }
@@ -188,7 +191,7 @@ timeout_policy()
 		ct timeout long {
 			protocol tcp
 			l3proto ip
-			policy = { established: 7000, fin_wait: 7000, last_ack: 7000, time_wait: 7000 }
+			policy = { established: 7000, fin_wait: 7000, close_wait: 7000, last_ack: 7000, time_wait: 7000 }
 		}
 		chain prerouting {
 			type filter hook prerouting priority filter

@@ -236,7 +236,7 @@ full_receive_queue()
 	has_counted dropped_backlog
 	all_is_well
 }
-has_dropped() { ! grep -q '^dropped_backlog 0$' /proc/net/ip_vs_reuse; }
+has_dropped() { count_since dropped_backlog; [ -n "$counted" ]; }
 allow_backlog()
 {
 	nsenter --net=/proc/1/ns/net -- sysctl -qw net.core.netdev_max_backlog="$1" ||
