@@ -189,6 +189,7 @@ works_in_namespace()
 case_is first_service "a namespace's first service: no allocation succeeds, and it is tried again"
 first_service()
 {
+	[ -e "/run/netns/$made" ] || ip netns add "$made"
 	fail -1
 	in_ns "$made" ipvsadm -A -f 1 -s rr || fault "ipvsadm"
 	busywait 5000 has_tried || fault "the module does not register its hooks"
@@ -316,6 +317,7 @@ large_table()
 {
 	local n
 
+	two_servers
 	for n in {1..600}; do
 		echo "-a -u $service -r 10.8.$((n / 256)).$((n % 256)):80 -m -w 0"
 	done | ipvsadm -R || fault "cannot add servers"

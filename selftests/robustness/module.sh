@@ -61,7 +61,8 @@ says_what_it_is()
 	before=$(dmesg | wc -l)
 	modprobe ip_vs
 	insmod "$MODULE" && rmmod ip_vs_reuse
-	said=$(dmesg | tail -n "+$((before + 1))" | grep -F 'ip_vs_reuse: ')
+	said=$(dmesg | tail -n "+$((before + 1))" | grep -F 'ip_vs_reuse: ' |
+		grep -vE 'out-of-tree|module verification')
 	[[ $said = *"ip_vs_reuse: version $(modinfo -F version "$MODULE"): "* && $(wc -l <<<"$said") = 1 ]] ||
 		fault "it said: $said"
 }
