@@ -30,7 +30,7 @@ shift
 release=$1
 shift
 kernel=/boot/vmlinuz-$release
-find /cache/log -name 'vm-*' -mtime +1 -delete
+find /cache/log -ignore_readdir_race -name 'vm-*' -mtime +1 -delete
 log=$(mktemp /cache/log/vm-XXXXXX.log)
 shown=$HOST_CACHE${log#/cache}
 ln -sf "${log##*/}" /cache/log/vm.log

@@ -69,7 +69,7 @@ run_guest() {
 	shift 3
 	boot_guest "$@" || status=$?
 	# Seldom QEMU 10.0 fails an assertion of its own while one processor maps devices and another runs.
-	if failure=$(grep -m 1 '^qemu-system.*Assertion' "$log") && ! grep -q 'starting script' "$log"; then
+	if failure=$(grep -m 1 -o 'qemu-system.*Assertion.*' "$log") && ! grep -q 'starting script' "$log"; then
 		say "QEMU itself has failed ($failure): once more"
 		status=0
 		boot_guest "$@" || status=$?

@@ -46,11 +46,12 @@ witnessed()
 	bail_out "the witness gives no summary: $(<"$tmp/witness")"
 }
 
-# For the script's cleanup.
+# For the script's cleanup. As long as it runs it holds the module.
 stop_witness()
 {
 	have_witness || return 0
 	kill "$witness_pid"
 	exec {witness_out}<&-
+	wait "$witness_pid"
 	witness_pid=
 } 2>/dev/null
