@@ -188,10 +188,12 @@ in_director()
 	esac
 }
 
-# serves NAME: whether this director has the virtual address and both real servers.
+# serves NAME: whether this director has the virtual address and both real servers, and tells the other one of
+# its connections, which keepalived starts last.
 serves()
 {
-	has_address "$1" && [ "$(in_director "$1" ipvsadm -Ln | grep -c '^  -> 10.2.*Masq')" = 2 ]
+	has_address "$1" && [ "$(in_director "$1" ipvsadm -Ln | grep -c '^  -> 10.2.*Masq')" = 2 ] &&
+		[[ $(in_director "$1" ipvsadm -Ln --daemon) = *master* ]]
 }
 has_address() { [[ $(in_director "$1" ip -brief address show dev client) = *" $vip/24"* ]]; }
 serves_alone()

@@ -496,7 +496,7 @@ table_for_people()
 	reconnect "$nat" "settled CLOSE" --end server-rst
 	busywait 20000 has "1 dropped (1 closed), 0 replayed" "$tmp/terminal" || fault "$(cat "$tmp/terminal")"
 	busywait 20000 has "1 dropped (1 closed), 0 replayed" "$tmp/plain" || fault "$(cat "$tmp/plain")"
-	grep -qE "0\.1 +1 +1  TCP +$nat +drop +closed" "$tmp/terminal" || fault "no rate: $(cat "$tmp/terminal")"
+	busywait 20000 grep -qE "0\.1 +1 +1  TCP +$nat +drop +closed" "$tmp/terminal" || fault "no rate: $(cat "$tmp/terminal")"
 	kill -INT "$watch_pid"
 	wait "$watch_pid" || fault "status $?"
 	watch_pid=

@@ -300,7 +300,8 @@ busywait()
 
 	shift
 	until "$@"; do
-		((${EPOCHREALTIME/./} < deadline)) || return 1
+		# Once more: the time may have passed since.
+		((${EPOCHREALTIME/./} < deadline)) || { "$@"; return; }
 	done
 }
 
@@ -484,8 +485,9 @@ link_backup()
 
 	backup=${client/client/backup}
 	more_namespaces=("$backup")
+	ip netns add "$backup" || bail_out "cannot make the second director"
+	in_ns "$backup" bash -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
 	{
-		echo "netns add $backup"
 		echo "link add backup type veth peer name director netns $backup"
 		echo "address add 10.5.0.1/24 dev backup"
 		echo "link set backup up"

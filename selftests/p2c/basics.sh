@@ -90,6 +90,7 @@ serves_ipv6()
 		echo "-A -t $tcp6 -s p2c"
 		printf -- "-a -t $tcp6 -r [fd00:2:1::2]:%d -m\n" 1 2 3 4
 	} | ipvsadm -R || fault "ipvsadm: cannot make the service"
+	settle
 	serves "$tcp6"
 }
 
@@ -239,6 +240,7 @@ absurd_weights()
 		# shellcheck disable=SC2046 # a list
 		answers=$(raw_weights "$vip" $(awk '{ print $1 }' <<<"$wanted") 2>&1)
 		[ "$answers" = "$wanted" ] || fault "$vip: ${answers//$'\n'/, }"
+		settle
 		burst "$vip" 90
 		all_connected 90
 		# rs1:3 to rs1:5 are alike. rs1:6 may have one, no more as long as they hold fewer

@@ -28,7 +28,7 @@ watch_memory()
 	while :; do
 		while read -r line; do
 			[[ $line =~ ^MemAvailable:\ *([0-9]+) ]] || continue
-			((BASH_REMATCH[1] >= least)) || echo "$((least = BASH_REMATCH[1]))" >"$tmp/least"
+			((BASH_REMATCH[1] >= least)) || echo "$((least = BASH_REMATCH[1]))" >>"$tmp/least"
 			break
 		done </proc/meminfo
 		read -r -t 0.1 <&"$never"
@@ -62,7 +62,7 @@ add_quarter()
 	timed "$3" -a "$2" -m
 	add_ms[$1]=$((${add_ms[$1]:-0} + ms))
 	kill "$watch"
-	used=$((before - $(cat "$tmp/least")))
+	used=$((before - $(tail -n 1 "$tmp/least")))
 	((used <= ${memory_kb[$1]:-0})) || memory_kb[$1]=$used
 }
 
