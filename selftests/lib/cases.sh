@@ -295,6 +295,7 @@ first_packet()
 	case $seen in
 	kept | lost) [ "$connected" = true ] || fault "no second connection" ;;
 	esac
+	[ "$seen" != kept ] || ((ms < 1000)) || fault "slow: $ms ms"
 
 	# IPVS expires the entry by a timer. If the timer runs while ip_vs_in_hook(), which has just
 	# dropped the packet, still holds the entry, the entry stays, and IPVS drops the next packet, too.

@@ -67,17 +67,10 @@ nothing_is_left()
 	ipvsadm -C
 	busywait 10000 no_entry_is_left || fault "entries stay: $(tail -n +2 /proc/net/ip_vs_conn | head)"
 	busywait 10000 no_conntrack_is_left || fault "conntracks stay: $(conntrack -L 2>&1 | head)"
-	busywait 10000 no_more_objects ||
+	busywait 10000 objects_are_back ||
 		fault "conntracks allocated: $conntracks_at_start at the start, now $(conntrack_objects)"
 	((${#faults[@]})) || found "nothing"
 	make_services
-}
-no_more_objects()
-{
-	local now
-
-	now=$(conntrack_objects)
-	((${now:-0} <= ${conntracks_at_start:-0}))
 }
 no_entry_is_left() { (($(wc -l </proc/self/net/ip_vs_conn) == 1)); }
 no_conntrack_is_left()
@@ -92,5 +85,6 @@ conntracks_rest()
 {
 	conntracks_at_start=$(conntrack_objects)
 	sleep 1
-	[ "$(conntrack_objects)" = "$conntracks_at_start" ]
+	objects_are_back
 }
+objects_are_back() { [ "$(conntrack_objects)" = "$conntracks_at_start" ]; }

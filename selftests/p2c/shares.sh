@@ -43,7 +43,7 @@ roll_out()
 	for ((n = 1; n <= seconds; n++)); do
 		read -r -t 30 line <&"$load"
 		read_report "$line"
-		[[ $line = *'"t":'* ]] || fault "$1: the load did not go on: $line"
+		((connected > 0)) || fault "$1: the load did not go on: $line"
 		printf '%d/%d ' "${got[5]:-0}" "$connected"
 	done >"$tmp/rollout.$1"
 	end_changes
@@ -69,7 +69,7 @@ percents()
 	local second
 
 	for second in $1; do
-		printf '%4d %%' $((100 * ${second%/*} / (${second#*/} ? ${second#*/} : 1)))
+		printf '%4d %%' $((100 * ${second%/*} / ${second#*/}))
 	done
 }
 

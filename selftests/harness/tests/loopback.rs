@@ -251,11 +251,11 @@ fn an_unanswered_datagram_is_counted_and_sent_again() {
     // The server sleeps over the first datagram of the second flow, and answers it late.
     bash(&format!("kill -STOP {pid}"));
     writeln!(client.stdin.take().unwrap()).unwrap();
-    bash(&format!("sleep 2.5; kill -CONT {pid}"));
+    bash(&format!("sleep 1.5; kill -CONT {pid}"));
     let report: Value = serde_json::from_str(&said.next().unwrap().unwrap()).unwrap();
     assert!(client.wait().unwrap().success(), "{report}");
     assert_eq!(report["connected"], true, "{report}");
-    assert!(report["syn_retransmits"].as_u64() >= Some(1), "{report}");
+    assert_eq!(report["syn_retransmits"], 1, "{report}");
 }
 
 #[test]
@@ -355,8 +355,12 @@ fn a_load_is_steady_and_complete() {
     }
     assert_eq!(summary["servers"]["rs1"], 300, "{summary}");
     assert_eq!(summary["failed"], 0, "{summary}");
-    for (n, second) in seconds.iter().enumerate() {
+    for (n, second) in seconds[..3].iter().enumerate() {
         assert_eq!(second["t"], n + 1);
+        assert!(
+            (50..=150).contains(&second["rs1"].as_u64().unwrap()),
+            "{second}"
+        );
     }
     let told: u64 = seconds.iter().filter_map(|it| it["rs1"].as_u64()).sum();
     assert_eq!(told, 300, "{seconds:?}");
