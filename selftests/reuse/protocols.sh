@@ -122,7 +122,7 @@ sctp_still_open_and_drained()
 # arrives after its server has been deleted and before IPVS has removed the server's entries. A reply
 # that is on its way at that moment is lost on every kernel, so the queries that leave for the servers
 # are counted. (If the server is deleted between the module's hook and IPVS, the query is lost as on a
-# stock kernel. The two are so close to each other that no test meets that moment.)
+# stock kernel. It has been seen to lose one in a run of this case.)
 
 case_is udp_queries "UDP, queries while servers are deleted"
 udp_queries() { queried "$dns" 10.0.0.2; }
@@ -132,7 +132,7 @@ udp_queries_ipv6() { queried "$dns6" '[fd00:0::2]'; }
 # queried SERVICE CLIENT: deletes the server that gets the queries, again and again.
 queried()
 {
-	local console=client line at gone='' queries lost
+	local console=client line at gone='' queries lost may=0
 
 	port=$((port + 1))
 	nft -f - <<-END
@@ -166,7 +166,8 @@ queried()
 		((lost > 0)) || fault "no query was lost"
 		return
 	fi
-	((lost == 0)) || fault "$lost of $queries queries were lost"
+	[ "$half" != module ] || may=1
+	((lost <= may)) || fault "$lost of $queries queries were lost"
 	[ "$half" = module ] || return 0
 	count_since '*'
 	[[ $counted =~ ^matched\ ([0-9]+),\ replayed_udp_gone\ ([0-9]+)$ && ${BASH_REMATCH[1]} = "${BASH_REMATCH[2]}" ]] ||
